@@ -1,0 +1,304 @@
+"""Scores what a memory holds: read a document once, ask all its questions, and the same with controls.
+
+A question is asked of four memories. "memory" is that of its own document: the score. "zeroed" is the
+memory before reading: what the question alone gives away. "shuffled" is the right memory with its channels
+in another, fixed order: whether any memory of that size would do. "swapped" is the memory of another
+document of the same length whose answer differs: if the answer follows the memory, it is wrong here, and
+the rate falls below chance. Knows nothing of how a model reads; see ``evals.model``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evals.model import Document, MemoryModel, Question, State
+from evals.rows import Row, RowLog
+from evals.stats import McNemar, Proportion, mcnemar
+
+MEMORY = "memory"
+CONTROLS = ("zeroed", "shuffled", "swapped")
+_DIGEST_BLOCK = 1 << 16  # tokens hashed at a time, so that a long document is never held whole
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Successes of one task at one length (tokens) under one control ("memory": the score itself).
+
+    ``documents`` says how many documents the n questions come from: where it is smaller than n the
+    questions are not quite independent and the interval is somewhat too narrow.
+    """
+
+    task: str
+    length: int
+    control: str
+    successes: int
+    n: int
+    documents: int
+
+    @property
+    def proportion(self) -> Proportion:
+        """The rate with its Wilson interval."""
+        return Proportion(self.successes, self.n)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is: documents and tokens done, of how many, and the length being read now."""
+
+    documents: int
+    documents_total: int
+    tokens: int
+    tokens_total: int
+    length: int
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One question to answer: whose question, which control, whose memory (None: the initial one)."""
+
+    document: int
+    question: int
+    control: str
+    source: int | None
+
+
+def evaluate(
+    model: MemoryModel[State],
+    documents: Iterable[Document],
+    *,
+    log: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    controls: Sequence[str] = CONTROLS,
+    batch_size: int = 1,
+    shuffle_seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Cell]:
+    """Score ``model`` on ``documents``: each is read once, and every question of it asked with each control.
+
+    ``log`` keeps a row per answer (see ``evals.rows``); a later call with the same file, model and
+    ``settings`` goes on where the former stopped and returns what an unbroken run returns. Documents of
+    equal length are read ``batch_size`` at a time; batches are the same whether or not a run was broken.
+    A swapped memory comes from the nearest document in the list that has the task and in which no question
+    of it has this answer (failing that, in which the question in the same place has another); a question
+    for which there is none gets no swapped row, so n of that cell is smaller. No memory is kept longer
+    than its batch.
+
+    Raises ValueError on an unknown control, no documents, the same document twice, a document that
+    returns a wrong number of tokens, or a log of another model or other settings.
+    """
+    items = list(documents)
+    _check_request(items, controls, batch_size)
+    plan = _plan(items, controls)
+    digests = _Digests(items)
+    tokens = seen = 0
+    total = sum(item.length for item in items)
+    with RowLog(log, model.fingerprint(), {**(settings or {}), "shuffle_seed": shuffle_seed}) as rows:
+        for batch in _batches(items, batch_size):
+            asks = [ask for index in batch for ask in plan[index]]
+            if any(rows.get(_key(ask, digests)) is None for ask in asks):
+                _answer_batch(model, items, batch, plan, digests, rows, shuffle_seed)
+            seen += len(batch)
+            tokens += sum(items[index].length for index in batch)
+            if progress is not None:
+                progress(Progress(seen, len(items), tokens, total, items[batch[0]].length))
+        answered = [rows.get(_key(ask, digests)) for asks in plan for ask in asks]
+    return tally(row for row in answered if row is not None)
+
+
+def tally(rows: Iterable[Row]) -> list[Cell]:
+    """Cells of rows: tasks in order of appearance, lengths rising, the score before its controls."""
+    groups: dict[tuple[str, int, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.task, row.length, row.control), []).append(row)
+    tasks = list(dict.fromkeys(task for task, _, _ in groups))
+    order = (MEMORY, *CONTROLS)
+    cells = [
+        Cell(
+            task,
+            length,
+            control,
+            sum(row.correct for row in group),
+            len(group),
+            len({row.digest for row in group}),
+        )
+        for (task, length, control), group in groups.items()
+    ]
+    return sorted(cells, key=lambda cell: (tasks.index(cell.task), cell.length, order.index(cell.control)))
+
+
+def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
+    """McNemar's exact test of the score against ``control`` on the same questions, per (task, length)."""
+    pairs: dict[tuple[str, int], dict[tuple[str, int], dict[str, bool]]] = {}
+    for row in rows:
+        if row.control in (MEMORY, control):
+            questions = pairs.setdefault((row.task, row.length), {})
+            questions.setdefault((row.digest, row.question), {})[row.control] = row.correct
+    results = {}
+    for cell, questions in pairs.items():
+        both = [pair for pair in questions.values() if len(pair) == 2]
+        gained = sum(pair[MEMORY] and not pair[control] for pair in both)
+        lost = sum(pair[control] and not pair[MEMORY] for pair in both)
+        results[cell] = mcnemar(gained, lost)
+    return results
+
+
+def document_digest(document: Document) -> str:
+    """SHA-256 of a document's tokens and questions (first 16 hex digits), read in blocks.
+
+    Raises ValueError if the document gives another number of tokens than it was asked for.
+    """
+    digest = hashlib.sha256(f"{document.length}\n".encode())
+    for start in range(0, document.length, _DIGEST_BLOCK):
+        stop = min(start + _DIGEST_BLOCK, document.length)
+        ids = np.ascontiguousarray(document.tokens(start, stop), dtype="<i8")
+        if ids.shape != (stop - start,):
+            raise ValueError(
+                f"expected {stop - start} tokens from {start} to {stop}, got shape {ids.shape}; "
+                "a document of stated length must have all of it"
+            )
+        digest.update(ids.data)
+    for question in document.questions:
+        digest.update(f"\n{question.task}\n{int(question.answer)}\n".encode())
+        digest.update(np.ascontiguousarray(question.ids, dtype="<i8").data)
+    return digest.hexdigest()[:16]
+
+
+class _Digests:
+    """Digests of the documents, each computed when first needed; refuses the same document twice."""
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self._documents = documents
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, index: int) -> str:
+        if index not in self._known:
+            digest = document_digest(self._documents[index])
+            twin = next((other for other, known in self._known.items() if known == digest), None)
+            if twin is not None:
+                raise ValueError(
+                    f"expected different documents, got the same as {twin} and {index}; give each a seed"
+                )
+            self._known[index] = digest
+        return self._known[index]
+
+
+def _check_request(documents: Sequence[Document], controls: Sequence[str], batch_size: int) -> None:
+    unknown = [control for control in controls if control not in CONTROLS]
+    if unknown:
+        raise ValueError(
+            f"expected controls out of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out"
+        )
+    if not any(document.questions for document in documents):
+        raise ValueError(
+            f"expected documents with questions, got {len(documents)} without; give at least one"
+        )
+    if batch_size < 1:
+        raise ValueError(
+            f"expected a batch size of at least 1, got {batch_size}; 1 reads one document at a time"
+        )
+
+
+def _plan(documents: Sequence[Document], controls: Sequence[str]) -> list[list[_Ask]]:
+    """For each document, what is asked once it has been read: all that needs its memory, and its zeroed ones.
+
+    A swapped question stands with the document that lends its memory, so that no memory outlives its batch.
+    """
+    plan: list[list[_Ask]] = [[] for _ in documents]
+    lengths: dict[int, list[int]] = {}
+    for index, document in enumerate(documents):
+        lengths.setdefault(document.length, []).append(index)
+    for control in (MEMORY, *(name for name in CONTROLS if name in controls)):
+        for index, document in enumerate(documents):
+            for number in range(len(document.questions)):
+                if control == "zeroed":
+                    plan[index].append(_Ask(index, number, control, None))
+                elif control == "swapped":
+                    lender = _lender(documents, lengths[document.length], index, number)
+                    if lender is not None:
+                        plan[lender].append(_Ask(index, number, control, lender))
+                else:
+                    plan[index].append(_Ask(index, number, control, index))
+    return plan
+
+
+def _lender(documents: Sequence[Document], same_length: Sequence[int], index: int, number: int) -> int | None:
+    """The nearest other document whose memory must lead to another answer, or None."""
+    question = documents[index].questions[number]
+    place = [q.task for q in documents[index].questions[:number]].count(question.task)
+    second_best = None
+    for other in sorted((i for i in same_length if i != index), key=lambda i: (abs(i - index), i > index)):
+        answers = [q.answer for q in documents[other].questions if q.task == question.task]
+        if answers and question.answer not in answers:
+            return other
+        if second_best is None and place < len(answers) and answers[place] != question.answer:
+            second_best = other
+    return second_best
+
+
+def _batches(documents: Sequence[Document], batch_size: int) -> list[list[int]]:
+    """Documents of equal length together, short lengths first, so that first results come soon."""
+    batches = []
+    for length in sorted({document.length for document in documents}):
+        same = [index for index, document in enumerate(documents) if document.length == length]
+        batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
+    return batches
+
+
+def _key(ask: _Ask, digests: _Digests) -> tuple[str, int, str, str]:
+    source = "" if ask.source is None else digests[ask.source]
+    return (digests[ask.document], ask.question, ask.control, source)
+
+
+def _answer_batch(
+    model: MemoryModel[State],
+    documents: Sequence[Document],
+    batch: Sequence[int],
+    plan: Sequence[Sequence[_Ask]],
+    digests: _Digests,
+    rows: RowLog,
+    shuffle_seed: int,
+) -> None:
+    """Read a batch and log what is missing. A broken group is asked whole, so that no rounding differs."""
+    states = model.read([documents[index] for index in batch])
+    if len(states) != len(batch):
+        raise ValueError(
+            f"expected {len(batch)} memories, got {len(states)}; read returns one for each document"
+        )
+    for index, state in zip(batch, states, strict=True):
+        for control in dict.fromkeys(ask.control for ask in plan[index]):
+            asks = [ask for ask in plan[index] if ask.control == control]
+            missing = [rows.get(_key(ask, digests)) is None for ask in asks]
+            if not any(missing):
+                continue
+            used = state
+            if control == "zeroed":
+                used = model.initial()
+            elif control == "shuffled":
+                used = model.shuffled(state, shuffle_seed)
+            questions = [documents[ask.document].questions[ask.question] for ask in asks]
+            answers = _answers(model, used, questions)
+            for ask, question, answer, new in zip(asks, questions, answers, missing, strict=True):
+                if new:
+                    rows.append(_row(ask, question, answer, documents[ask.document].length, digests))
+
+
+def _answers(model: MemoryModel[State], state: State, questions: Sequence[Question]) -> list[int]:
+    answers = [int(answer) for answer in model.answer(state, questions)]
+    if len(answers) != len(questions):
+        raise ValueError(
+            f"expected {len(questions)} answers, got {len(answers)}; answer returns one for each question"
+        )
+    return answers
+
+
+def _row(ask: _Ask, question: Question, answer: int, length: int, digests: _Digests) -> Row:
+    digest, number, control, source = _key(ask, digests)
+    return Row(
+        question.task, length, control, ask.document, number, digest, source, int(question.answer), answer
+    )

@@ -1,0 +1,99 @@
+"""Results as text a person reads and JSON a script reads. Pictures are in ``evals.plots``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evals.memory_eval import CONTROLS, MEMORY, Cell
+from evals.stats import smallest_drop
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """A fixed-width table: a block per task, a line per length (tokens), at most 80 columns.
+
+    The score stands first with its Wilson 95% interval and n, the controls beside it in whole percent
+    with theirs. A control asked of fewer questions than the score is marked, and its n stated below.
+    """
+    if not cells:
+        return "no results"
+    controls = [control for control in CONTROLS if any(cell.control == control for cell in cells)]
+    by_key = {(cell.task, cell.length, cell.control): cell for cell in cells}
+    notes: list[str] = []
+    lines = [["tokens", "n", MEMORY, *controls]]
+    titles: dict[int, str] = {}
+    for task in dict.fromkeys(cell.task for cell in cells):
+        titles[len(lines)] = task
+        for length in sorted({cell.length for cell in cells if cell.task == task}):
+            score = by_key.get((task, length, MEMORY))
+            line = [f"{length:,}", str(score.n) if score else "-", _score(score)]
+            for control in controls:
+                cell = by_key.get((task, length, control))
+                line.append(_control(cell, score))
+                if cell and score and cell.n != score.n:
+                    notes.append(f"* {task}, {length:,} tokens, {control}: n={cell.n}")
+            lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    out: list[str] = []
+    for number, line in enumerate(lines):
+        if number in titles:
+            out += ["", titles[number]]
+        numbers = [text.rjust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
+        texts = [text.ljust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
+        out.append(("  " + "  ".join(numbers + texts)).rstrip())
+    out += ["", "Percent right, Wilson 95% interval.", *_power_note(cells), *notes]
+    return "\n".join(out)
+
+
+def to_json(cells: Sequence[Cell], **extra: Any) -> str:
+    """Cells as JSON text, rates and interval ends as fractions; ``extra`` is added at the top level."""
+    return json.dumps({**extra, "confidence": 0.95, "cells": [_record(cell) for cell in cells]}, indent=2)
+
+
+def short_count(count: int) -> str:
+    """A number of tokens as people say it: 4000 and 4096 are ``4k``, 1,000,000 and 1,048,576 ``1M``."""
+    base = 1000 if count % 1000 == 0 or count % 1024 else 1024
+    for unit, power in (("M", 2), ("k", 1)):
+        if count >= base**power:
+            return (
+                f"{count / base**power:.3g}{unit}"
+                if count < 1000 * base**power
+                else f"{count // base**power}{unit}"
+            )
+    return str(count)
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    low, high = cell.proportion.interval
+    return {**asdict(cell), "rate": cell.proportion.rate, "low": low, "high": high}
+
+
+def _score(cell: Cell | None) -> str:
+    return "-" if cell is None else str(cell.proportion).rsplit(" n=", 1)[0]
+
+
+def _control(cell: Cell | None, score: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    low, high = cell.proportion.interval
+    mark = "*" if score and score.n != cell.n else ""
+    # Ends are rounded outwards: whole percent must not make an interval look narrower than it is.
+    ends = f"[{math.floor(100 * low)},{math.ceil(100 * high)}]"
+    return f"{100 * cell.proportion.rate:.0f} {ends}{mark}"
+
+
+def _power_note(cells: Sequence[Cell]) -> list[str]:
+    """What a table with several lengths can not show: a fall smaller than this would likely go unseen."""
+    scores = [cell for cell in cells if cell.control == MEMORY]
+    if len({cell.length for cell in scores}) < 2:
+        return []
+    smallest = min(cell.n for cell in scores)
+    drop = smallest_drop(smallest, 0.97)
+    if drop > 0.97:
+        return [f"n={smallest} is too small to show a fall between lengths."]
+    return [
+        f"n={smallest} likely shows a fall from 97 between lengths if it is {100 * drop:.0f} points or more."
+    ]

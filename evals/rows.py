@@ -1,0 +1,189 @@
+"""One line per answered question: the rows of an evaluation and the file that keeps them.
+
+The file is JSON lines: a header that says what it belongs to, then one row per line, appended as each
+question is answered. A process that is killed leaves at most half a line, which is dropped on opening.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FORMAT = "evals.rows/1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question answered once.
+
+    ``document`` and ``question`` count from 0, in the order given. ``digest`` is that of the document the
+    question belongs to; ``source`` is that of the document whose memory was used: the same one, another
+    one (swapped), or empty (the initial memory). ``control`` is "memory" for the score itself.
+    """
+
+    task: str
+    length: int
+    control: str
+    document: int
+    question: int
+    digest: str
+    source: str
+    expected: int
+    answered: int
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is the expected one."""
+        return self.answered == self.expected
+
+    @property
+    def key(self) -> tuple[str, int, str, str]:
+        """What a row is told apart by when a run goes on; places in a list may shift, digests do not."""
+        return (self.digest, self.question, self.control, self.source)
+
+
+class RowLog:
+    """Rows of one model under one set of settings, on disk if ``path`` is given, else in memory only.
+
+    ``settings`` is anything JSON can hold that changes the answers (tasks, text, seeds). A file that
+    belongs to another model or other settings is refused with a ValueError that names the difference.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None, fingerprint: str, settings: Mapping[str, Any]
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        header = _header(fingerprint, settings)
+        self._rows: dict[tuple[str, int, str, str], Row] = {}
+        self._file: int | None = None
+        if self.path is None:
+            return
+        if self.path.is_dir():
+            raise ValueError(
+                f"{self.path}: expected a file for the rows, got a folder; name a file inside it"
+            )
+        found, rows, end = _read(self.path)
+        if found is not None:
+            _check_header(self.path, found, header)
+        self._rows = {row.key: row for row in rows}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(self._file, end)
+        if found is None:
+            self._write(header)
+
+    def append(self, row: Row) -> None:
+        """Keep a row; it is with the operating system when this returns, so a kill does not lose it."""
+        if self._file is not None:
+            self._write(asdict(row))
+        self._rows[row.key] = row
+
+    def get(self, key: tuple[str, int, str, str]) -> Row | None:
+        """The row with this key, if it was answered already."""
+        return self._rows.get(key)
+
+    def close(self) -> None:
+        """Push the file to the disk and let go of it; safe to call twice."""
+        if self._file is not None:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> RowLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        line = memoryview((json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+        while line:  # a short write happens on a full disk; the next one then says so
+            line = line[os.write(self._file, line) :]
+
+
+def load_rows(path: str | os.PathLike[str]) -> list[Row]:
+    """All whole rows of a file, in the order written. ValueError if it is missing or not such a file."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: expected a file of rows, got nothing there; run the evaluation first")
+    return _read(Path(path))[1]
+
+
+def _header(fingerprint: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        # A round trip, so that a tuple given now equals the list it was read back as.
+        plain = json.loads(json.dumps(dict(settings), sort_keys=True, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected settings that JSON can hold, got {error}; give numbers, text and lists"
+        ) from None
+    identity = json.dumps({"model": fingerprint, "settings": plain}, sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    return {"format": FORMAT, "key": key, "model": fingerprint, "settings": plain}
+
+
+def _check_header(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if found.get("key") == wanted["key"]:
+        return
+    if found.get("model") != wanted["model"]:
+        what = f"model {wanted['model']}, got rows of model {found.get('model')}"
+    else:
+        old, new = found.get("settings", {}), wanted["settings"]
+        names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        pairs = ", ".join(f"{name}={new.get(name)!r} (file: {old.get(name)!r})" for name in names)
+        what = f"the settings of this run, got a file made with others: {pairs or 'key differs'}"
+    raise ValueError(f"{path}: expected {what}; name another file, or remove this one to start again")
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, list[Row], int]:
+    """Header (None for a new file), whole rows, and the byte at which the next row belongs."""
+    header: dict[str, Any] | None = None
+    rows: list[Row] = []
+    end = 0
+    if not path.exists():
+        return header, rows, end
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            last = end + len(line) == size
+            try:
+                record = json.loads(line)
+                if not line.endswith(b"\n"):
+                    raise ValueError("half a line")
+                if number == 1:
+                    header = _as_header(record)
+                else:
+                    rows.append(_as_row(record))
+            except (ValueError, TypeError):
+                # Cut off only what a killed writer of ours can leave; some other file is never overwritten.
+                if last and not line.endswith(b"\n") and (number > 1 or _starts_header(line)):
+                    break
+                raise ValueError(
+                    f"{path}: expected a row of {FORMAT} in line {number}, got something else; "
+                    "remove the file to start again"
+                ) from None
+            end += len(line)
+    return header, rows, end
+
+
+def _starts_header(line: bytes) -> bool:
+    start = json.dumps({"format": FORMAT}, separators=(",", ":"))[:-1].encode()
+    shared = min(len(line), len(start))
+    return line[:shared] == start[:shared]
+
+
+def _as_header(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError("no header")
+    return record
+
+
+def _as_row(record: Any) -> Row:
+    if not isinstance(record, dict) or set(record) != {field.name for field in fields(Row)}:
+        raise ValueError("no row")
+    return Row(**record)

@@ -1,0 +1,248 @@
+"""Intervals and tests for proportions and means: how much a sample can say, and what it cannot.
+
+Everything here is plain numbers in, plain numbers out; nothing knows of models, tasks or files.
+Rates are fractions in [0, 1]; only the printed form is in percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+_BOOTSTRAP_CELLS = 2_000_000  # numbers drawn at once, so that a large sample does not need large memory
+
+
+class Interval(NamedTuple):
+    """A confidence interval, both ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """Successes out of n, with its interval. ValueError unless 0 <= successes <= n and n >= 1."""
+
+    successes: int
+    n: int
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        _check_counts(self.successes, self.n)
+        _check_open("confidence", self.confidence)
+
+    @property
+    def rate(self) -> float:
+        """Share of successes, in [0, 1]."""
+        return self.successes / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson interval of the rate, in [0, 1]."""
+        return wilson(self.successes, self.n, self.confidence)
+
+    def __str__(self) -> str:
+        """Percent, interval and sample size: ``96.9 [84.3, 99.4] n=32``."""
+        low, high = self.interval
+        return f"{100 * self.rate:.1f} [{100 * low:.1f}, {100 * high:.1f}] n={self.n}"
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Result of a paired test: discordant counts and the two-sided p-value."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson score interval of a binomial proportion, without continuity correction.
+
+    With p = successes / n and z the normal quantile at (1 + confidence) / 2::
+
+        (p + z²/2n ± z · sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n)
+
+    Unlike p ± z·sqrt(p(1 - p)/n) it stays inside [0, 1] and does not shrink to nothing at 0 or n
+    successes. Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
+    inference", JASA 22 (1927), 209-212.
+
+    Raises ValueError unless 0 <= successes <= n, n >= 1 and 0 < confidence < 1.
+    """
+    _check_counts(successes, n)
+    _check_open("confidence", confidence)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = successes / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    # At 0 and at n successes the formula gives 0 and 1 exactly; rounding would leave 1e-17 beside them.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(low, high)
+
+
+def bootstrap(
+    values: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    clusters: Sequence[int] | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of the mean of ``values``; the same seed gives the same interval.
+
+    ``clusters`` (one label per value, such as the document of a question) resamples whole clusters,
+    for values that are not independent inside one. Source: B. Efron and R. Tibshirani, "An Introduction
+    to the Bootstrap" (1993), ch. 13 (percentile interval) and ch. 8 (resampling the independent units).
+
+    Raises ValueError on no values, another number of labels than values, or resamples < 1.
+    """
+    _check_open("confidence", confidence)
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0:
+        raise ValueError(
+            f"expected one or more values in a row, got shape {data.shape}; give a flat sequence"
+        )
+    if resamples < 1:
+        raise ValueError(f"expected resamples >= 1, got {resamples}; 10000 is a good number")
+    if clusters is None:
+        sums: np.ndarray = data
+        counts: np.ndarray = np.ones_like(data)
+    else:
+        labels = np.asarray(clusters)
+        if labels.shape != data.shape:
+            raise ValueError(
+                f"expected {data.size} cluster labels, got {labels.size}; give one for each value"
+            )
+        _, member = np.unique(labels, return_inverse=True)
+        sums, counts = np.bincount(member, weights=data), np.bincount(member).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    step = max(1, _BOOTSTRAP_CELLS // sums.size)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        drawn = generator.integers(0, sums.size, size=(stop - start, sums.size))
+        means[start:stop] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def mcnemar(only_first: int, only_second: int) -> McNemar:
+    """Exact two-sided McNemar test of two conditions answered on the same questions.
+
+    ``only_first`` questions were right in the first condition alone, ``only_second`` in the second
+    alone; under the null hypothesis the former is Binomial(m, 1/2), m their sum, and::
+
+        p = min(1, 2 · P(X <= min(only_first, only_second)))
+
+    Questions right in both or in neither say nothing. Source: Q. McNemar, Psychometrika 12 (1947),
+    153-157; the exact form is the sign test on the discordant pairs.
+
+    Raises ValueError on a negative count.
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(
+            f"expected counts of at least 0, got {only_first} and {only_second}; count discordant pairs"
+        )
+    total = only_first + only_second
+    tail = sum(math.comb(total, k) for k in range(min(only_first, only_second) + 1))
+    p_value = min(1.0, float(2 * tail / 2**total)) if total else 1.0
+    return McNemar(only_first, only_second, p_value)
+
+
+def smallest_effect(n: int, baseline: float = 0.5, *, confidence: float = 0.95, power: float = 0.8) -> float:
+    """Smallest rise over a known ``baseline`` rate (such as chance) that n samples are likely to show.
+
+    The exact binomial test rejects at k successes or more, k being the smallest with
+    P(X >= k | baseline) <= (1 - confidence) / 2; returned is the least p - baseline for which
+    P(X >= k | p) >= power, and ``inf`` where n is too small for any rise. Source: J. L. Fleiss,
+    B. Levin and M. C. Paik, "Statistical Methods for Rates and Proportions" (3rd ed., 2003), sec. 2.4.
+
+    Raises ValueError unless n >= 1 and baseline, confidence and power lie strictly between 0 and 1.
+    """
+    _check_counts(0, n)
+    for name, value in (("baseline", baseline), ("confidence", confidence), ("power", power)):
+        _check_open(name, value)
+    level = (1 - confidence) / 2
+    critical = next((k for k in range(n + 1) if _binomial_tail(k, n, baseline) <= level), None)
+    if critical is None:
+        return math.inf
+    low, high = baseline, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _binomial_tail(critical, n, middle) >= power else (middle, high)
+    return high - baseline
+
+
+def smallest_drop(n: int, baseline: float, *, confidence: float = 0.95, power: float = 0.8) -> float:
+    """Smallest fall from ``baseline`` between two independent samples of n each that they are likely to show.
+
+    The least d = p1 - p2 with p1 = baseline and p = (p1 + p2) / 2 for which::
+
+        n · d² >= (z_a · sqrt(2 p (1 - p)) + z_b · sqrt(p1 (1 - p1) + p2 (1 - p2)))²
+
+    (two-sided z_a at ``confidence``, z_b at ``power``; ``inf`` where even a fall to 0 is too small).
+    For "no worse at a million tokens than at four thousand" it says how much worse would go unseen.
+    Source: Fleiss, Levin and Paik (2003), eq. 4.14.
+
+    Raises ValueError unless n >= 1, 0 < baseline <= 1 and confidence and power lie between 0 and 1.
+    """
+    _check_counts(0, n)
+    if not 0 < baseline <= 1:
+        raise ValueError(f"expected a baseline in (0, 1], got {baseline}; give a rate, not percent")
+    for name, value in (("confidence", confidence), ("power", power)):
+        _check_open(name, value)
+    normal = NormalDist()
+    z_a, z_b = normal.inv_cdf((1 + confidence) / 2), normal.inv_cdf(power)
+
+    def shows(drop: float) -> bool:
+        other = baseline - drop
+        mean = (baseline + other) / 2
+        spread = baseline * (1 - baseline) + other * (1 - other)
+        needed = z_a * math.sqrt(2 * mean * (1 - mean)) + z_b * math.sqrt(max(0.0, spread))
+        return math.sqrt(n) * drop >= needed
+
+    if not shows(baseline):
+        return math.inf
+    low, high = 0.0, baseline
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if shows(middle) else (middle, high)
+    return high
+
+
+def _binomial_tail(k: int, n: int, p: float) -> float:
+    """P(X >= k) for X ~ Binomial(n, p), summed in logarithms so that large n does not overflow."""
+    if k <= 0:
+        return 1.0
+    if p >= 1:
+        return 1.0
+    logs = (
+        math.lgamma(n + 1)
+        - math.lgamma(i + 1)
+        - math.lgamma(n - i + 1)
+        + i * math.log(p)
+        + (n - i) * math.log1p(-p)
+        for i in range(k, n + 1)
+    )
+    return min(1.0, math.fsum(math.exp(value) for value in logs))
+
+
+def _check_counts(successes: int, n: int) -> None:
+    if n < 1:
+        raise ValueError(f"expected a sample of at least 1, got n={n}; leave empty cells out")
+    if not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= {n}, got {successes}; count each sample once")
+
+
+def _check_open(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(
+            f"expected {name} strictly between 0 and 1, got {value}; give a fraction, not percent"
+        )

@@ -1,0 +1,1 @@
+"""Tasks: documents with facts hidden in them, and questions whose answers are known."""

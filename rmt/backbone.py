@@ -1,0 +1,136 @@
+"""What we ask of a Hugging Face model, per family. The only place that knows one family from another.
+
+A backbone must offer: word embeddings through ``get_input_embeddings()``, a forward that takes ``inputs_embeds`` and
+``attention_mask`` (a decoder also ``position_ids``) and returns ``last_hidden_state``, and a configuration with
+``hidden_size`` and ``vocab_size``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from rmt.errors import InputError
+
+Layout = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between model families, as data.
+
+    Attributes:
+        layout: how a segment is laid out around the memory.
+        special: the configuration's own names of the tokens that open and close a text (encoders).
+        position_offset: positions at the start of the table that no token uses.
+        unbounded: positions are relative or rotary with no table to run out of.
+        no_pooler: the base model takes ``add_pooling_layer=False``.
+    """
+
+    layout: Layout
+    special: tuple[str, str] = ("cls_token_id", "sep_token_id")
+    position_offset: int = 0
+    unbounded: bool = False
+    no_pooler: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family("encoder", no_pooler=True),
+    "roberta": Family("encoder", special=("bos_token_id", "eos_token_id"), position_offset=2, no_pooler=True),
+    "distilbert": Family("encoder"),
+    "deberta-v2": Family("encoder"),
+    "modernbert": Family("encoder"),
+    "llama": Family("decoder"),
+    "mistral": Family("decoder"),
+    "qwen2": Family("decoder"),
+    "qwen3": Family("decoder"),
+    "gemma": Family("decoder"),
+    "gpt2": Family("decoder"),
+    "gpt_neox": Family("decoder"),
+}
+
+
+def family_of(config: PreTrainedConfig, layout: Layout | None = None) -> Family:
+    """The family of a backbone.
+
+    Args:
+        config: the backbone's configuration.
+        layout: where given, the family must have it.
+
+    Raises:
+        InputError: an unknown family, or one of the other layout.
+    """
+    kind = getattr(config, "model_type", "")
+    family = FAMILIES.get(kind)
+    if family is None:
+        raise InputError(
+            f"expected a backbone of a known family ({', '.join(sorted(FAMILIES))}), got model_type {kind!r}; to add "
+            "one, enter it in rmt.backbone.FAMILIES: it must offer get_input_embeddings(), a forward that takes "
+            "inputs_embeds and attention_mask (a decoder also position_ids) and returns last_hidden_state, and a "
+            "config with hidden_size and vocab_size"
+        )
+    if layout is not None and family.layout != layout:
+        known = ", ".join(sorted(k for k, f in FAMILIES.items() if f.layout == layout))
+        raise InputError(f"expected a backbone with the {layout} layout ({known}), got {kind!r} ({family.layout})")
+    return family
+
+
+def max_segment_size(config: PreTrainedConfig, num_memory_tokens: int) -> int | None:
+    """Content tokens that fit between the other tokens of a segment; None where nothing bounds them."""
+    family = family_of(config)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or family.unbounded:
+        return None
+    memory = num_memory_tokens
+    around = memory + 2 + (memory > 0) if family.layout == "encoder" else 2 * memory
+    return int(positions) - family.position_offset - around
+
+
+def check_segment_size(config: PreTrainedConfig, segment_size: int, num_memory_tokens: int) -> None:
+    """Refuse a segment that the backbone has no positions for.
+
+    Raises:
+        InputError: with the largest size that fits.
+    """
+    most = max_segment_size(config, num_memory_tokens)
+    if most is not None and segment_size > most:
+        raise InputError(
+            f"segment_size: expected at most {most} tokens (the backbone has {config.max_position_embeddings} "
+            f"positions and {num_memory_tokens} memory tokens take some), got {segment_size}; choose a smaller one"
+        )
+
+
+def special_tokens(config: PreTrainedConfig, given: tuple[int | None, int | None], name: str | None) -> tuple[int, int]:
+    """Ids of the tokens that open and close a text: as given, else of the configuration, else of the tokenizer.
+
+    Args:
+        config: of an encoder backbone.
+        given: what the user said, None where nothing.
+        name: where the backbone came from, to look for its tokenizer.
+
+    Raises:
+        InputError: where none of the three says.
+    """
+    family = family_of(config, "encoder")
+    found = [g if g is not None else getattr(config, key, None) for g, key in zip(given, family.special, strict=True)]
+    if None in found and name:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            found = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+        except (OSError, ValueError):
+            pass
+    if None in found:
+        raise InputError(
+            "expected the ids of the tokens that open and close a text, got none from the backbone's configuration "
+            "or tokenizer; pass cls_token_id= and sep_token_id="
+        )
+    return int(found[0]), int(found[1])
+
+
+def base_model(model: PreTrainedModel) -> nn.Module:
+    """The transformer below any head: from word embeddings to last hidden states."""
+    inner: Any = model.base_model
+    return inner

@@ -1,0 +1,177 @@
+"""What every recurrent model shares: a backbone, a memory cell, and the loop. Knows nothing of heads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from rmt import backbone as family
+from rmt.cells import TokenMemoryCell
+from rmt.cells.tokens import CellOutput
+from rmt.config import RMTConfig
+from rmt.errors import InputError
+from rmt.memory import Memory, MemoryMeta
+from rmt.recurrence import Emit, State, run
+from rmt.segments import Segment, split
+
+Head = Callable[[Segment, CellOutput], Emit]
+
+
+class RMTPreTrainedModel(PreTrainedModel):
+    """A Hugging Face backbone that reads segment by segment, with a memory passed between.
+
+    Subclasses set ``layout`` and build ``backbone``; everything else is composed.
+    """
+
+    config_class = RMTConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    layout: ClassVar[family.Layout]
+    backbone: PreTrainedModel
+    cell: TokenMemoryCell
+    config: RMTConfig
+
+    def __init__(self, config: RMTConfig, backbone: PreTrainedModel) -> None:
+        super().__init__(config)
+        family.family_of(config.backbone_config, self.layout)
+        family.check_segment_size(config.backbone_config, config.segment_size, config.num_memory_tokens)
+        self.backbone = backbone
+        self.cell = TokenMemoryCell(config)
+
+    @property
+    def core(self) -> nn.Module:
+        """The backbone from word embeddings to last hidden states, without any head."""
+        return family.base_model(self.backbone)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings of the backbone."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the backbone."""
+        self.backbone.set_input_embeddings(value)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TokenMemoryCell):
+            init.normal_(module.memory, mean=0.0, std=getattr(self.config.backbone_config, "initializer_range", 0.02))
+            for gate, bias in ((module.slot_gate, 0.0), (module.channel_gate, 2.0)):
+                if gate is not None:
+                    init.normal_(gate.weight, mean=0.0, std=0.02 / gate.in_features**0.5)
+                    init.constant_(gate.bias, bias)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute activations segment by segment, the only border at which memory stops growing with length."""
+        if (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise InputError("gradient checkpointing: expected use_reentrant=False, got True; recurrence needs it")
+        self.config.recurrence = "checkpointed"
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations."""
+        self.config.recurrence = "plain"
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in backward."""
+        return self.config.recurrence == "checkpointed"
+
+    def initial_memory(self, batch_size: int = 1) -> Memory:
+        """The memory before anything is read, of shape (batch_size, num_memory_tokens, hidden)."""
+        return Memory(self.cell.initial(batch_size), MemoryMeta())
+
+    def fingerprint(self) -> str:
+        """A short name for these weights and the layout they read with.
+
+        Taken from a sample of every tensor, rounded to bfloat16, so that a float32 model and its bfloat16 copy have
+        the same; memories can pass between the two.
+        """
+        config = self.config
+        digest = hashlib.sha256(
+            repr((config.segment_size, config.num_memory_tokens, config.memory_update, config.gate_threshold)).encode()
+        )
+        for name, tensor in sorted(self.state_dict().items()):
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 1024)].to(torch.bfloat16).cpu().contiguous()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def segments(self, input_ids: Tensor, attention_mask: Tensor | None) -> list[Segment]:
+        """Cut a batch into this model's segments."""
+        return split(input_ids, attention_mask, self.config.segment_size)
+
+    def run_segments(
+        self,
+        segments: list[Segment],
+        state: State,
+        head: Head,
+        *,
+        salient: Bool[Tensor, "batch seq"] | None = None,
+        every_segment_counts: bool,
+    ) -> Iterator[tuple[State, Emit]]:
+        """The recurrence over ``segments``; ``head`` turns a cell's output into what a segment emits.
+
+        ``penalty``, the sum over rows of how open their gates stand for nothing, is emitted beside it.
+        """
+
+        def step(segment: Segment, before: State) -> tuple[State, Emit]:
+            out = self.cell(self.core, segment, before)
+            emit = head(segment, out)
+            if self.training and self.config.gate_penalty and out.gate_logits is not None:
+                emit["penalty"] = gate_penalty(segment, out.gate_logits, salient)
+            return out.state, emit
+
+        return run(
+            step,
+            segments,
+            state,
+            bptt_depth=self.config.bptt_depth,
+            checkpointed=self.config.recurrence == "checkpointed",
+            every_segment_counts=every_segment_counts,
+        )
+
+    def state_of(self, memory: Memory | None, batch: int) -> State:
+        """The tensors of a memory, checked against the batch; the initial memory where none is given."""
+        if memory is None:
+            return self.cell.initial(batch)
+        if memory.batch_size != batch:
+            raise InputError(
+                f"memory: expected one for each of {batch} rows, got {memory.batch_size}; fork it: "
+                f"memory.fork({batch})"
+            )
+        shape = tuple(memory.tensors["tokens"].shape[1:])
+        expected = (self.config.num_memory_tokens, self.config.hidden_size)
+        if shape != expected:
+            raise InputError(f"memory: expected tokens of shape {expected}, got {shape}; it is of another model")
+        return dict(memory.tensors)
+
+    def memory_after(self, state: State, before: Memory | None, segments: list[Segment]) -> Memory:
+        """A memory with its counts moved on by what was read (of the longest row)."""
+        meta = before.meta if before is not None else MemoryMeta()
+        read = sum(s.ids.shape[1] for s in segments)
+        return Memory(state, meta).with_meta(
+            tokens_read=meta.tokens_read + read, segments_read=meta.segments_read + len(segments)
+        )
+
+
+def gate_penalty(
+    segment: Segment, logits: Float[Tensor, "batch memory"], salient: Bool[Tensor, "batch seq"] | None
+) -> Float[Tensor, ""]:
+    """Mean over rows of sum over slots of -log(1 - s), on segments without a salient token.
+
+    Without ``salient`` every segment counts. The logarithm keeps a gradient on a gate that is wrongly sure.
+    """
+    quiet = segment.active
+    if salient is not None:
+        quiet = quiet & ~segment.gather(salient.bool(), fill=0).any(dim=1)
+    return (F.softplus(logits).sum(dim=1) * quiet).mean()

@@ -1,0 +1,76 @@
+"""Backbones from names, folders, models and configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from rmt.backbone import check_segment_size, family_of, special_tokens
+from rmt.config import RMTConfig
+from rmt.errors import InputError
+
+
+def new_backbone(config: RMTConfig) -> PreTrainedModel:
+    """An encoder backbone of the configured shape, with fresh weights."""
+    if config.backbone_config is None:
+        raise InputError("RMTConfig: expected backbone_config, got None; build the model with from_backbone(...)")
+    extra = {"add_pooling_layer": False} if family_of(config.backbone_config, "encoder").no_pooler else {}
+    return AutoModel.from_config(config.backbone_config, **extra)
+
+
+def encoder_backbone(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | None) -> tuple[str, PreTrainedModel]:
+    """The base model behind a name, a folder or a model, without pooler, and where it came from."""
+    if isinstance(backbone, PreTrainedModel):
+        model = backbone.base_model
+        family_of(model.config, "encoder")
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None
+        return str(model.config._name_or_path or ""), model
+    from transformers import AutoConfig
+
+    kwargs = dict(kwargs or {})
+    family = family_of(load(AutoConfig.from_pretrained, backbone), "encoder")
+    extra = {"add_pooling_layer": False} if family.no_pooler else {}
+    return backbone, load(AutoModel.from_pretrained, backbone, **extra, **kwargs)
+
+
+def decoder_backbone(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | None) -> PreTrainedModel:
+    """The causal language model behind a name, a folder or a model."""
+    if isinstance(backbone, PreTrainedModel):
+        family_of(backbone.config, "decoder")
+        if backbone.get_output_embeddings() is None:
+            raise InputError(
+                f"expected a causal language model with a head, got {type(backbone).__name__}; load it with "
+                "AutoModelForCausalLM"
+            )
+        return backbone
+    from transformers import AutoConfig
+
+    family_of(load(AutoConfig.from_pretrained, backbone), "decoder")
+    return load(AutoModelForCausalLM.from_pretrained, backbone, **(kwargs or {}))
+
+
+def load(function: Any, name: str, **kwargs: Any) -> Any:
+    """Call a ``from_pretrained``; a name that leads nowhere becomes one clear line."""
+    try:
+        return function(name, **kwargs)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{name}: expected a model on the hub or in a folder, got: {reason}") from error
+
+
+def encoder_config(model: PreTrainedModel, name: str, **fields: Any) -> RMTConfig:
+    """A full configuration for an encoder, its opening and closing tokens found, its segment size checked first."""
+    check_segment_size(model.config, fields["segment_size"], fields["num_memory_tokens"])
+    given = (fields.pop("cls_token_id", None), fields.pop("sep_token_id", None))
+    opening, closing = special_tokens(model.config, given, name)
+    return RMTConfig(
+        backbone_config=model.config,
+        cls_token_id=opening,
+        sep_token_id=closing,
+        pad_token_id=model.config.pad_token_id,
+        **fields,
+    )

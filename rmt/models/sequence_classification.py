@@ -1,0 +1,133 @@
+"""Classify a document of any length, or questions about it. Encoder backbones."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from rmt.cells.tokens import CellOutput
+from rmt.config import RMTConfig
+from rmt.memory import Memory
+from rmt.models.base import RMTPreTrainedModel
+from rmt.models.building import encoder_backbone, encoder_config, new_backbone
+from rmt.models.outputs import RMTClassifierOutput
+from rmt.recurrence import Emit, State
+from rmt.segments import Segment
+
+
+class RMTForSequenceClassification(RMTPreTrainedModel):
+    """A label for a document, from the opening position of its last segment and the memory of all before.
+
+    Questions: ``model(input_ids=document).memory`` once, then ``model(input_ids=question, memory=memory.fork(n))``.
+    In training both go through one call with ``question_ids``.
+    """
+
+    layout = "encoder"
+
+    def __init__(self, config: RMTConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config, backbone if backbone is not None else new_backbone(config))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | PreTrainedModel,
+        *,
+        segment_size: int = 128,
+        num_memory_tokens: int = 10,
+        num_labels: int = 2,
+        backbone_kwargs: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> Self:
+        """A new model over pretrained weights.
+
+        Args:
+            backbone: hub name, folder, or a model (taken over, not copied).
+            segment_size, num_memory_tokens: see :class:`rmt.RMTConfig`.
+            num_labels: classes.
+            backbone_kwargs: for ``AutoModel.from_pretrained``, such as ``attn_implementation`` or ``dtype``.
+            config: further fields of :class:`rmt.RMTConfig`.
+
+        Raises:
+            InputError: an unknown family, no opening and closing tokens, or a segment beyond the backbone's positions.
+        """
+        name, model = encoder_backbone(backbone, backbone_kwargs)
+        full = encoder_config(
+            model, name, segment_size=segment_size, num_memory_tokens=num_memory_tokens, num_labels=num_labels, **config
+        )
+        built = cls(full, model)
+        built.cell.reset_parameters(float(built.get_input_embeddings().weight.float().std()))
+        return built
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Shaped[Tensor, "batch seq"] | None = None,
+        labels: Shaped[Tensor, "..."] | None = None,
+        memory: Memory | None = None,
+        question_ids: Int[Tensor, "batch questions width"] | None = None,
+        question_mask: Shaped[Tensor, "batch questions width"] | None = None,
+        salient: Shaped[Tensor, "batch seq"] | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> RMTClassifierOutput | tuple[Any, ...]:
+        """Read, and classify.
+
+        Args:
+            input_ids: document tokens without special tokens.
+            attention_mask: nonzero at real tokens; padding may stand on either side.
+            labels: classes (batch,), or (batch, questions) with -100 where there is no question.
+            memory: what was read before; None for nothing.
+            question_ids, question_mask: several questions of each document, each asked of a copy of its memory.
+            salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
+            return_dict: False for a tuple.
+        """
+        segments = self.segments(input_ids, attention_mask)
+        state = self.state_of(memory, input_ids.shape[0])
+        state, pooled, penalty = self._read(segments, state, salient)
+        after = self.memory_after(state, memory, segments)
+        if question_ids is None:
+            logits = self.classifier(self.dropout(pooled))
+        else:
+            logits = self._ask(after, question_ids, question_mask)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten().long(), ignore_index=-100)
+            if penalty is not None:
+                loss = loss + self.config.gate_penalty * penalty / len(segments)
+        out = RMTClassifierOutput(loss=loss, logits=logits, memory=after)
+        return out if return_dict is not False else out.to_tuple()
+
+    def _read(
+        self, segments: list[Segment], state: State, salient: Tensor | None
+    ) -> tuple[State, Tensor, Tensor | None]:
+        def head(_: Segment, out: CellOutput) -> Emit:
+            return {"opening": out.opening}
+
+        pooled: Tensor | None = None
+        penalty: Tensor | None = None
+        steps = self.run_segments(segments, state, head, salient=salient, every_segment_counts=False)
+        for segment, (after, emit) in zip(segments, steps, strict=True):
+            state, opening = after, emit["opening"]
+            pooled = opening if pooled is None else torch.where(segment.active[:, None], opening, pooled)
+            if "penalty" in emit:
+                penalty = emit["penalty"] if penalty is None else penalty + emit["penalty"]
+        assert pooled is not None
+        return state, pooled, penalty
+
+    def _ask(self, memory: Memory, ids: Tensor, mask: Tensor | None) -> Tensor:
+        batch, count, width = ids.shape
+        flat_mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool()
+        real = flat_mask.any(dim=1)
+        logits = ids.new_zeros(batch * count, self.config.num_labels, dtype=torch.float32)
+        asked = self.segments(ids.reshape(-1, width)[real], flat_mask[real])
+        _, pooled, _ = self._read(asked, dict(memory.fork(count).index(real).tensors), None)
+        logits = logits.index_put((real,), self.classifier(self.dropout(pooled)).float())
+        return logits.view(batch, count, -1)
