@@ -1,0 +1,20 @@
+"""Recurrent memory over Hugging Face backbones: inputs of any length, a memory of constant size."""
+
+from rmt.config import RMTConfig
+from rmt.errors import InputError
+from rmt.generation import RMTCache
+from rmt.memory import Memory, MemoryMeta
+from rmt.models import RMTForCausalLM, RMTForQuestionAnswering, RMTForSequenceClassification
+from rmt.reader import Reader
+
+__all__ = [
+    "InputError",
+    "Memory",
+    "MemoryMeta",
+    "RMTCache",
+    "RMTConfig",
+    "RMTForCausalLM",
+    "RMTForQuestionAnswering",
+    "RMTForSequenceClassification",
+    "Reader",
+]

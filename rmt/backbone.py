@@ -82,11 +82,15 @@ def max_segment_size(config: PreTrainedConfig, num_memory_tokens: int) -> int | 
     """Content tokens that fit between the other tokens of a segment; None where nothing bounds them."""
     family = family_of(config)
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or family.unbounded:
+    # A decoder's window must reach from the last memory token back over the whole segment to the first.
+    window = getattr(config, "sliding_window", None) if family.layout == "decoder" else None
+    bounds = [] if positions is None or family.unbounded else [int(positions) - family.position_offset]
+    bounds += [] if window is None else [int(window)]
+    if not bounds:
         return None
     memory = num_memory_tokens
     around = memory + 2 + (memory > 0) if family.layout == "encoder" else 2 * memory
-    return int(positions) - family.position_offset - around
+    return min(bounds) - around
 
 
 def check_segment_size(config: PreTrainedConfig, segment_size: int, num_memory_tokens: int) -> None:
@@ -98,8 +102,8 @@ def check_segment_size(config: PreTrainedConfig, segment_size: int, num_memory_t
     most = max_segment_size(config, num_memory_tokens)
     if most is not None and segment_size > most:
         raise InputError(
-            f"segment_size: expected at most {most} tokens (the backbone has {config.max_position_embeddings} "
-            f"positions and {num_memory_tokens} memory tokens take some), got {segment_size}; choose a smaller one"
+            f"segment_size: expected at most {most} tokens (of the backbone's positions {num_memory_tokens} memory "
+            f"tokens and what surrounds a segment take some), got {segment_size}; choose a smaller one"
         )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from dataclasses import fields
+from math import inf
+from typing import Any, ClassVar, Self
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -10,6 +13,13 @@ from rmt.errors import InputError
 
 MEMORY_UPDATES = ("replace", "gated")
 RECURRENCES = ("plain", "checkpointed")
+# What PreTrainedConfig takes beyond its fields; names with a leading underscore are its own business too.
+BEYOND_FIELDS = (
+    "model_type", "num_labels", "name_or_path", "attn_implementation", "experts_implementation",
+    "output_attentions", "torch_dtype", "per_layer_config",
+)  # fmt: skip
+# Says that keys come from a file, where other programs may have left theirs.
+FROM_FILE = "_keys_from_file"
 
 
 class RMTConfig(PreTrainedConfig):
@@ -22,17 +32,22 @@ class RMTConfig(PreTrainedConfig):
         memory_update: ``"replace"`` (the paper's: the outputs at the memory positions are the next memory) or
             ``"gated"`` (memory <- (1 - z) * memory + z * write, z in [0, 1] from both; see
             :class:`rmt.cells.tokens.TokenMemoryCell`).
-        gate_threshold: a slot gate below this is set to exactly zero when the model is not training, so that a
-            segment that says nothing worth keeping leaves the memory bit for bit as it was.
+        gate_threshold: a slot gate below this is set to exactly zero when the model is not training, so that
+            a segment that says nothing worth keeping leaves the memory bit for bit as it was.
         gate_penalty: weight of the loss term that asks slot gates to stay shut (training only).
         bptt_depth: segments that gradients pass through, counted from the end of each document; None for all.
-        recurrence: ``"plain"`` or ``"checkpointed"`` (activations are recomputed segment by segment, so that memory
-            in training does not grow with the number of segments).
+        recurrence: ``"plain"`` or ``"checkpointed"`` (activations are recomputed segment by segment, so that
+            memory in training does not grow with the number of segments).
         cls_token_id, sep_token_id: special tokens of the encoder layout [CLS] memory [SEP] segment [SEP].
         classifier_dropout: dropout before a classification or span head.
+
+    Raises:
+        InputError: a value out of its range, or a key that is none of these or of ``PreTrainedConfig``.
+            Unknown keys in a ``config.json`` are kept as they are: training programs write their own.
     """
 
     model_type = "rmt"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["memory", "past_key_values"]
     backbone_config: Any = None
     segment_size: int = 128
     num_memory_tokens: int = 10
@@ -50,26 +65,60 @@ class RMTConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if not kwargs.pop(FROM_FILE, False):
+            self._refuse_unknown(kwargs)
         if isinstance(self.backbone_config, dict):
-            fields = dict(self.backbone_config)
-            self.backbone_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+            given = dict(self.backbone_config)
+            try:
+                self.backbone_config = AutoConfig.for_model(given.pop("model_type", None), **given)
+            except ValueError as error:
+                got = self.backbone_config.get("model_type")
+                raise InputError(
+                    f"RMTConfig: expected backbone_config with the model_type of a Hugging Face model, got "
+                    f"{got!r}; give the backbone's own configuration"
+                ) from error
         self._validate()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A configuration from what :meth:`to_dict` gave; arguments of ``PreTrainedConfig.from_dict``."""
+        made = super().from_dict({**config_dict, FROM_FILE: True}, **kwargs)
+        config: Self = made[0] if isinstance(made, tuple) else made
+        config._validate()  # keyword arguments are set after construction
+        return made
+
+    def _refuse_unknown(self, keys: dict[str, Any]) -> None:
+        known = sorted({f.name for f in fields(self)} | set(BEYOND_FIELDS))
+        for key in keys:
+            if key not in known and not key.startswith("_"):
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "see help(rmt.config.RMTConfig) for the keys"
+                raise InputError(f"RMTConfig: expected a known key, got {key!r}; {hint}")
 
     def _validate(self) -> None:
         def require(holds: bool, expected: str, got: object) -> None:
             if not holds:
-                raise InputError(f"RMTConfig: expected {expected}, got {got!r}")
+                raise InputError(f"RMTConfig: expected {expected}, got {got!r}; change it")
 
-        size, count = self.segment_size, self.num_memory_tokens
-        require(isinstance(size, int) and size > 0, "segment_size to be a positive integer", size)
-        require(isinstance(count, int) and count >= 0, "num_memory_tokens to be 0 or more", count)
-        require(self.memory_update in MEMORY_UPDATES, f"memory_update in {MEMORY_UPDATES}", self.memory_update)
+        def whole(value: object, least: int) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+        def number(value: object, least: float, below: float) -> bool:
+            return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below
+
+        size, count, depth = self.segment_size, self.num_memory_tokens, self.bptt_depth
+        update, drop, inner = self.memory_update, self.classifier_dropout, self.backbone_config
+        require(whole(size, 1), "segment_size to be a positive integer", size)
+        require(whole(count, 0), "num_memory_tokens to be an integer, 0 or more", count)
+        require(update in MEMORY_UPDATES, f"memory_update in {MEMORY_UPDATES}", update)
         require(self.recurrence in RECURRENCES, f"recurrence in {RECURRENCES}", self.recurrence)
-        require(0 <= self.gate_threshold < 1, "gate_threshold in [0, 1)", self.gate_threshold)
-        require(self.gate_penalty >= 0, "gate_penalty to be 0 or more", self.gate_penalty)
-        depth = self.bptt_depth
-        require(depth is None or depth > 0, "bptt_depth to be None or a positive integer", depth)
+        require(number(self.gate_threshold, 0, 1), "gate_threshold in [0, 1)", self.gate_threshold)
+        require(number(self.gate_penalty, 0, inf), "gate_penalty to be 0 or more", self.gate_penalty)
+        require(number(drop, 0, 1), "classifier_dropout in [0, 1)", drop)
+        require(depth is None or whole(depth, 1), "bptt_depth to be None or a positive integer", depth)
+        known = inner is None or isinstance(inner, PreTrainedConfig)
+        require(known, "backbone_config to be a Hugging Face configuration", inner)
 
     @property
     def hidden_size(self) -> int:

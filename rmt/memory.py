@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Shaped
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = "rmt-memory/1"
 
 
+@runtime_checkable
 class Fingerprinted(Protocol):
     """Anything that can say which weights it is made of."""
 
@@ -50,9 +52,11 @@ class MemoryMeta:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memory:
     """The state of a reader between two segments, for each document of a batch.
+
+    Compared by identity: tensors have no single truth value.
 
     Attributes:
         tensors: by name, each with the batch first. Token memory has one: ``tokens``, float32 of shape
@@ -103,7 +107,11 @@ class Memory:
         return replace(self, meta=replace(self.meta, **changes))  # type: ignore[arg-type]
 
     def save(self, path: str | Path) -> None:
-        """Write to ``path`` as safetensors: beside it first, then renamed, so that a kill loses nothing."""
+        """Write to ``path`` as safetensors: beside it first, then renamed, so that a kill loses nothing.
+
+        Raises:
+            InputError: the path cannot be written; what stood there before still does.
+        """
         from safetensors.torch import save
 
         path = Path(path)
@@ -114,8 +122,12 @@ class Memory:
             beside.write_bytes(data)
             os.replace(beside, path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise InputError(f"{path}: cannot write the memory ({error.strerror}); give a writable path") from error
+            raise InputError(
+                f"{path}: expected a path that can be written, got {error.strerror or error}; give another"
+            ) from error
+        finally:
+            with suppress(OSError):  # gone where all went well
+                beside.unlink()
 
     @classmethod
     def load(cls, path: str | Path, model: Fingerprinted | None = None) -> Self:
@@ -126,7 +138,8 @@ class Memory:
             model: where given, the memory must have been written by these weights.
 
         Raises:
-            InputError: no such file, not a memory, cut short, or written by other weights (both fingerprints named).
+            InputError: no such file, not a memory, cut short, or written by other weights (both fingerprints
+                named).
         """
         from safetensors import SafetensorError, safe_open
 
@@ -137,20 +150,28 @@ class Memory:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
                 f"{path}: expected a memory file, got one that is cut short or of another kind "
                 f"({path.stat().st_size} bytes); read the document again with `rmt read`"
             ) from error
-        if metadata.get("format") != FORMAT or not tensors:
+        rows = {t.shape[0] if t.dim() else -1 for t in tensors.values()}
+        if metadata.get("format") != FORMAT or len(rows) != 1:
             raise InputError(
                 f"{path}: expected a memory file ({FORMAT}), got a safetensors file of another kind; "
                 "give one written by `rmt read`"
             )
-        memory = cls(tensors, MemoryMeta(**json.loads(metadata["meta"])))
-        if model is not None and (got := model.fingerprint()) != memory.meta.model:
+        try:
+            memory = cls(tensors, MemoryMeta(**json.loads(metadata["meta"])))
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: expected a memory of this model ({got}), got one of model {memory.meta.model}; "
-                "use the model that read the document, or read it again"
+                f"{path}: expected a memory file ({FORMAT}), got one whose metadata cannot be read; "
+                "read the document again with `rmt read`"
+            ) from error
+        if model is not None and (got := model.fingerprint()) != memory.meta.model:
+            found = f"one of model {memory.meta.model}" if memory.meta.model else "one that names no model"
+            raise InputError(
+                f"{path}: expected a memory of this model ({got}), got {found}; use the model that read the "
+                "document, or read it again"
             )
         return memory

@@ -36,8 +36,9 @@ def run(
         step: pure function of a segment and a memory.
         segments: of a batch of documents, from :func:`rmt.segments.split`.
         state: the memory before the first.
-        bptt_depth: segments that a gradient passes through, counted from the end of each document; None for all. A
-            document shorter than the depth is not truncated, and gradient reaches the memory that was passed in.
+        bptt_depth: segments that a gradient passes through, counted from the end of each document; None for all.
+            A document no longer than the depth is not truncated: gradient reaches the memory before the first
+            segment, so that learned memory tokens train. Detach a memory that was passed in to stop it there.
         checkpointed: recompute each segment's activations in backward. Random state and autocast are restored, so
             dropout and mixed precision are those of the first pass.
         every_segment_counts: whether a loss hangs on each segment. Where only the last does, segments that no
@@ -46,12 +47,13 @@ def run(
     left = remaining(segments)
     grad = torch.is_grad_enabled()
     for number, segment in enumerate(segments):
+        reachable = True
         if bptt_depth is not None and grad:
-            border = (left[number] % bptt_depth == 0) & (left[number] > 0)
-            if number or bool((left[number] >= bptt_depth).any()):
+            if number:
+                border = (left[number] % bptt_depth == 0) & (left[number] > 0)
                 state = {name: cut(t, border) for name, t in state.items()}
-        unreachable = bptt_depth is not None and not every_segment_counts and bool((left[number] > bptt_depth).all())
-        with torch.set_grad_enabled(grad and not unreachable):
+            reachable = every_segment_counts or not bool((left[number] > bptt_depth).all())
+        with torch.set_grad_enabled(grad and reachable):
             if checkpointed and torch.is_grad_enabled():
                 state, emit = checkpoint(step, segment, state, use_reentrant=False, preserve_rng_state=True)
             else:

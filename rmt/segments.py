@@ -82,7 +82,7 @@ def split(
 
 
 def join(
-    segments: list[Segment], values: list[Shaped[Tensor, "batch width *rest"]], length: int
+    segments: list[Segment], values: list[Shaped[Tensor, "batch _ *rest"]], length: int
 ) -> Shaped[Tensor, "batch seq *rest"]:
     """Put values computed per segment back where their tokens stood; zero at padding. The inverse of :func:`split`.
 

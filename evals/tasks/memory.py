@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 TASKS = ("memorize", "detect", "reasoning")
 
 
+@runtime_checkable
 class Tokens(Protocol):
     """Background text as token ids: a numpy array, or a file that is read in slices."""
 
@@ -40,12 +41,14 @@ class Question:
         task: which task it belongs to.
         text, ids: the question, in words and tokens.
         answer: index into :data:`PLACES`.
+        key: what the answer is filed under: a person, or the direction in which a room lies.
     """
 
     task: str
     text: str
     ids: np.ndarray
     answer: int
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ def location(rng: np.random.Generator, person: str, place: int) -> tuple[str, st
     return f"{person} {rng.choice(MOVES)} the {PLACES[place]}.", f"Where is {person}?"
 
 
-def rooms(rng: np.random.Generator) -> tuple[tuple[str, str], tuple[tuple[str, int], ...]]:
-    """Two facts about a room between two others, and the questions that can be asked (bAbI task 4)."""
+def rooms(rng: np.random.Generator) -> tuple[tuple[str, str], tuple[tuple[str, int, str], ...]]:
+    """Two facts about a room between two others, and what can be asked: question, answer, direction (bAbI task 4)."""
     middle, *sides = (int(r) for r in rng.choice(len(PLACES), 3, replace=False))
     ways = [str(w) for w in rng.choice(tuple(OPPOSITE), 2, replace=False)]
     facts, asks = [], []
@@ -133,8 +136,8 @@ def rooms(rng: np.random.Generator) -> tuple[tuple[str, str], tuple[tuple[str, i
         forward = f"The {PLACES[side]} is {way} of the {PLACES[middle]}."
         backward = f"The {PLACES[middle]} is {OPPOSITE[way]} of the {PLACES[side]}."
         facts.append(forward if rng.random() < 0.5 else backward)
-        asks.append((f"What is {way} of the {PLACES[middle]}?", side))
-        asks.append((f"What is the {PLACES[middle]} {OPPOSITE[way]} of?", side))
+        asks.append((f"What is {way} of the {PLACES[middle]}?", side, way))
+        asks.append((f"What is the {PLACES[middle]} {OPPOSITE[way]} of?", side, way))
     return (facts[0], facts[1]), tuple(asks)
 
 
@@ -189,12 +192,13 @@ class MemoryTasks:
             if task == "reasoning":
                 said, asks = rooms(rng)
                 facts += [(s, False) for s in said]
-                ask, answer = asks[rng.integers(len(asks))]
+                ask, answer, key = asks[rng.integers(len(asks))]
             else:
                 answer = int(rng.integers(len(PLACES)))
-                fact, ask = location(rng, people.pop(), answer)
+                key = people.pop()
+                fact, ask = location(rng, key, answer)
                 facts.append((fact, task == "memorize"))
-            questions.append(Question(task, ask, self.ids(ask), answer))
+            questions.append(Question(task, ask, self.ids(ask), answer, key))
         for _ in range(self.distractors):
             facts.append((location(rng, people.pop(), int(rng.integers(len(PLACES))))[0], False))
         inserts = self.place(rng, [(text, self.ids(" " + text), True, first) for text, first in facts])

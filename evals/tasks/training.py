@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from evals.tasks.memory import MOVES, OPPOSITE, PEOPLE, PLACES, Document, MemoryTasks, Question, Tokens, location, rooms
+from evals.tasks.memory import (
+    MOVES,
+    OPPOSITE,
+    PEOPLE,
+    PLACES,
+    Document,
+    Insert,
+    MemoryTasks,
+    Question,
+    Tokens,
+    location,
+    rooms,
+)
 
 STRANGERS = (
     "He", "She", "The captain", "The servant", "The old man", "His brother", "Anna", "Captain Brown", "They",
@@ -45,82 +57,131 @@ def near_fact(rng: np.random.Generator, free: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """How hard a batch is.
+
+    Args:
+        segments, segment_size: shape of its documents, in tokens.
+        people: at most so many people whose place is told.
+        rooms: how often a document tells where rooms lie.
+        near_facts: expected near-facts a document of 128 tokens.
+        spread: at most one fact a segment, as in a long text; else anywhere, cut by borders too.
+    """
+
+    segments: int = 1
+    segment_size: int = 128
+    people: int = 4
+    rooms: float = 0.5
+    near_facts: float = 0.3
+    spread: bool = False
+
+
+@dataclass(frozen=True)
 class MemoryTraining:
     """Batches of short documents, by number; everything follows from (seed, index).
 
     Args:
         tokenizer: a Hugging Face tokenizer.
         backgrounds: texts to hide facts in, as token ids; drawn in proportion to their length.
-        segment_size: tokens a segment.
         batch_size: documents a batch.
-        people: at most so many people whose place is told.
-        rooms: how often a document tells where rooms lie.
-        near_facts: expected near-facts a segment.
+        keys: words that memory tokens are filed under, in their order; () for none.
+        spoken: answers as tokens behind each question (for a language model), not as classes.
         seed: with the index, all the randomness there is.
     """
 
     tokenizer: Any
     backgrounds: Sequence[Tokens]
-    segment_size: int
     batch_size: int
-    people: int = 4
-    rooms: float = 0.5
-    near_facts: float = 0.3
+    keys: Sequence[str] = ()
+    spoken: bool = False
     seed: int = 0
 
-    def batch(self, index: int, segments: int) -> dict[str, np.ndarray]:
-        """Batch number ``index``, of documents ``segments`` long.
+    def batch(self, index: int, stage: Stage) -> dict[str, np.ndarray]:
+        """Batch number ``index``.
 
         Returns:
-            input_ids, salient (batch, segments * segment_size); question_ids, question_mask (batch, questions, width);
-            labels (batch, questions), -100 where a document has fewer questions.
+            input_ids, salient (batch, tokens); question_ids, question_mask (batch, questions, width), empty where a
+            document has fewer questions. With classes: labels (batch, questions), -100 where there is no question.
+            With spoken answers: question_labels like question_ids, -100 but on the answer. With keys: memory_labels
+            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold.
         """
-        documents = [self.document(index * self.batch_size + i, segments) for i in range(self.batch_size)]
-        asked = [d.questions for d in documents]
-        count = max(len(q) for q in asked)
-        width = max(len(q.ids) for qs in asked for q in qs)
-        ids = np.zeros((self.batch_size, count, width), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        labels = np.full((self.batch_size, count), -100, dtype=np.int64)
+        documents = [self.document(index * self.batch_size + i, stage) for i in range(self.batch_size)]
+        asked = [[(q, self.said(q)) for q in d.questions] for d in documents]
+        shape = (len(asked), max(len(q) for q in asked), max(len(ids) for qs in asked for _, ids in qs))
+        ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        spoken = np.full(shape, -100, dtype=np.int64)
+        labels = np.full(shape[:2], -100, dtype=np.int64)
         for row, questions in enumerate(asked):
-            for column, question in enumerate(questions):
-                ids[row, column, : len(question.ids)] = question.ids
-                mask[row, column, : len(question.ids)] = 1
+            for column, (question, said) in enumerate(questions):
+                ids[row, column, : len(said)] = said
+                mask[row, column, : len(said)] = 1
+                spoken[row, column, len(question.ids) : len(said)] = said[len(question.ids) :]
                 labels[row, column] = question.answer
-        return {
+        filed = {} if not self.keys else {"memory_labels": np.stack([self.filed(d) for d in documents])}
+        return filed | {
             "input_ids": np.stack([d.tokens() for d in documents]),
             "salient": np.stack([d.salient() for d in documents]),
             "question_ids": ids,
             "question_mask": mask,
-            "labels": labels,
+            **({"question_labels": spoken} if self.spoken else {"labels": labels}),
         }
 
-    def document(self, index: int, segments: int) -> Document:
+    def filed(self, document: Document) -> np.ndarray:
+        """Under each key, the answer that belongs there; -100 where the document tells none."""
+        told = {q.key: q.answer if not self.spoken else int(self.said(q)[-1]) for q in document.questions}
+        return np.array([told.get(key, -100) for key in self.keys], dtype=np.int64)
+
+    def said(self, question: Question) -> np.ndarray:
+        """A question as the model is to see it: with its answer behind it where answers are spoken."""
+        if not self.spoken:
+            return question.ids
+        answer = self.tokenizer(" " + PLACES[question.answer], add_special_tokens=False)["input_ids"]
+        return np.concatenate([question.ids, np.asarray(answer, dtype=np.int64)])
+
+    def document(self, index: int, stage: Stage) -> Document:
         """A short document with several facts and all the questions about them."""
         rng = np.random.default_rng((self.seed, index))
-        length = segments * self.segment_size
+        length = stage.segments * stage.segment_size
         sizes = np.array([len(b) for b in self.backgrounds], dtype=float)
         background = self.backgrounds[rng.choice(len(sizes), p=sizes / sizes.sum())]
         maker = MemoryTasks(self.tokenizer, background, length)
         people = [str(p) for p in rng.permutation(PEOPLE)]
-        with_rooms = rng.random() < self.rooms
-        told = int(rng.integers(0 if with_rooms else 1, self.people + 1))
+        with_rooms = rng.random() < stage.rooms and not (stage.spread and stage.segments < 2)
+        most = min(stage.people, stage.segments - 2 * with_rooms) if stage.spread else stage.people
+        told = int(rng.integers(0 if with_rooms else 1, most + 1))
         texts: list[tuple[str, bool]] = []
         questions = []
         for person in people[:told]:
             answer = int(rng.integers(len(PLACES)))
             fact, ask = location(rng, person, answer)
             texts.append((fact, True))
-            questions.append(Question("detect", ask, maker.ids(ask), answer))
+            questions.append(Question("detect", ask, maker.ids(ask), answer, person))
         if with_rooms:
             facts, asks = rooms(rng)
             texts += [(fact, True) for fact in facts]
-            for n in rng.choice(len(asks), 2, replace=False):
-                questions.append(Question("reasoning", asks[n][0], maker.ids(asks[n][0]), asks[n][1]))
-        for _ in range(rng.poisson(self.near_facts * segments)):
+            for n in (int(rng.integers(2)), 2 + int(rng.integers(2))):
+                ask, answer, way = asks[n]
+                questions.append(Question("reasoning", ask, maker.ids(ask), answer, way))
+        for _ in range(rng.poisson(stage.near_facts * length / 128)):
             texts.append((near_fact(rng, people[told:]), False))
         placed = [(text, maker.ids(" " + text), keep, False) for text, keep in texts]
         room = length
         fitting = [p for p in placed if (room := room - len(p[1])) >= 0 or p[2]]
         start = int(rng.integers(len(background) - length + 1))
-        return Document(length, maker.place(rng, fitting), tuple(questions), background, start, index)
+        inserts = spread(rng, stage, fitting) if stage.spread else maker.place(rng, fitting)
+        return Document(length, inserts, tuple(questions), background, start, index)
+
+
+def spread(
+    rng: np.random.Generator, stage: Stage, facts: Sequence[tuple[str, np.ndarray, bool, bool]]
+) -> tuple[Insert, ...]:
+    """Put each fact (text, tokens, keep, unused) into a segment of its own; what finds none is left out."""
+    homes = rng.permutation(stage.segments)
+    inserts = []
+    for home, (text, ids, keep, _) in zip(homes, facts, strict=False):
+        if keep and len(ids) > stage.segment_size:
+            raise ValueError(f"segment_size: expected room for a fact of {len(ids)} tokens, got {stage.segment_size}")
+        if len(ids) <= stage.segment_size:
+            within = int(rng.integers(stage.segment_size - len(ids) + 1))
+            inserts.append(Insert(int(home) * stage.segment_size + within, text, ids, keep))
+    return tuple(sorted(inserts, key=lambda i: i.offset))

@@ -44,9 +44,14 @@ class TokenMemoryCell(nn.Module):
 
     The next memory is w itself (``replace``; RMT, section 3), or (``gated``)
 
-        s = sigmoid(a . [m; w] + b)            one number a memory token: is there anything to keep?
-        c = sigmoid(A [m; w] + d)              one number a channel: what of it?
-        m' = (1 - s c) m + s c w
+        o = norm(output), e = [norm(key + m); o]
+        s = sigmoid(a . e + b)                 one number a memory token: is there anything to keep?
+        c = sigmoid(A e + d)                   one number a channel: what of it?
+        m' = (1 - s c) m + s c (g * o)         g a scale a channel, at first that of word embeddings
+
+    There the memory starts at zero and the backbone sees key + m, the learned memory token being a key that never
+    fades (recurrent entity networks, arXiv 1612.03969, equations 2 to 4): without it, and at the size of last hidden
+    states, memory drowns the position that tells one memory token from another, and two facts are not told apart.
 
     When not training, s below ``gate_threshold`` is exactly zero, so that a segment which says nothing leaves the
     memory bit for bit unchanged; nothing then decays over any length. Cells run in whatever dtype the backbone has;
@@ -64,6 +69,7 @@ class TokenMemoryCell(nn.Module):
         if config.memory_update == "gated" and count:
             self.slot_gate = nn.Linear(2 * hidden, 1)
             self.channel_gate = nn.Linear(2 * hidden, hidden)
+            self.write_scale = nn.Parameter(torch.empty(hidden))
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
@@ -73,10 +79,13 @@ class TokenMemoryCell(nn.Module):
             if gate is not None:
                 gate.weight.normal_(0.0, 0.02 / gate.in_features**0.5)
                 gate.bias.fill_(bias)
+        if self.slot_gate is not None:
+            self.write_scale.fill_(std)
 
     def initial(self, batch: int) -> State:
-        """The memory before the first segment: the learned memory tokens, float32, one copy a document."""
-        return {"tokens": self.memory.float().expand(batch, -1, -1)}
+        """The memory before the first segment, float32: the learned memory tokens, or zeros where they are keys."""
+        start = self.memory.float() if self.slot_gate is None else torch.zeros_like(self.memory, dtype=torch.float32)
+        return {"tokens": start.expand(batch, -1, -1)}
 
     def forward(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
         """Read one segment.
@@ -88,7 +97,8 @@ class TokenMemoryCell(nn.Module):
         """
         memory = state["tokens"]
         run = self._encode if self.layout == "encoder" else self._decode
-        hidden, opening, write = run(backbone, segment, memory)
+        shown = memory if self.slot_gate is None else memory + self.memory.float()
+        hidden, opening, write = run(backbone, segment, shown)
         if not self.config.num_memory_tokens:
             return CellOutput(hidden, opening, state, None)
         new, gates = self._update(memory, write.float())
@@ -100,8 +110,10 @@ class TokenMemoryCell(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         if self.slot_gate is None or self.channel_gate is None:
             return write, None
-        both = torch.cat([memory, write], dim=-1)
-        with torch.autocast(device_type=both.device.type, enabled=False):
+        with torch.autocast(device_type=memory.device.type, enabled=False):
+            write = F.layer_norm(write, write.shape[-1:])
+            both = torch.cat([F.layer_norm(memory + self.memory.float(), write.shape[-1:]), write], dim=-1)
+            write = write * self.write_scale.float()
             logits = F.linear(both, self.slot_gate.weight.float(), self.slot_gate.bias.float())
             channel = F.linear(both, self.channel_gate.weight.float(), self.channel_gate.bias.float()).sigmoid()
             slot = logits.sigmoid()

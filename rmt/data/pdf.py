@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rmt.errors import InputError
 
+_PAGES_KEPT = 32
+
 
 def pdf_text(path: Path) -> Iterator[str]:
     """Text of each page of a PDF file that has any, ending in a newline.
@@ -35,6 +37,9 @@ def pdf_text(path: Path) -> Iterator[str]:
     except Exception as error:  # a broken PDF makes the parser fail in any way
         raise _broken(path, "", error) from None
     for number in range(pages):
+        if number % _PAGES_KEPT == 0:
+            # The reader keeps every object it has parsed; what a page needs again it parses again.
+            reader.resolved_objects.clear()
         try:
             text = reader.pages[number].extract_text()
         except Exception as error:

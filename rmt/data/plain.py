@@ -5,32 +5,38 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 from rmt.errors import InputError
 
 CHUNK_BYTES = 1 << 16
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
-def decode(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Text of a UTF-8 byte stream, as it arrives, without byte order mark, with "\n" as line ending.
+
+def mended(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, as JSON escapes and PDF fonts give: UTF-8 has none."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def decode(stream: io.BufferedIOBase, name: str) -> Iterator[str]:
+    """Text of a UTF-8 byte stream, as it arrives, without byte order mark, every line ending a newline.
 
     Raises:
-        InputError: bytes that are not UTF-8, or a NUL byte; the message names the offset in (decompressed)
-        bytes.
+        InputError: bytes that are not UTF-8, or a NUL byte; the message names the (decompressed) offset.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    # A terminal or a pipe gives what it has; `read` would wait for a full chunk.
-    read = getattr(stream, "read1", stream.read)
     offset = 0
+    begun = False
     while True:
-        chunk = read(CHUNK_BYTES)
+        chunk = stream.read1(CHUNK_BYTES)  # what a terminal or a pipe has now; `read` would wait for all
         nul = chunk.find(b"\0")
         if nul >= 0:
             raise _not_text(name, f"a NUL byte at offset {offset + nul}")
@@ -41,8 +47,8 @@ def decode(stream: BinaryIO, name: str) -> Iterator[str]:
             raise _not_text(
                 name, f"bytes that are not UTF-8 at offset {offset - pending + error.start}"
             ) from None
-        if offset == 0:
-            text = text.removeprefix("\ufeff")
+        if text and not begun:
+            text, begun = text.removeprefix("\ufeff"), True
         offset += len(chunk)
         text = newlines.decode(text, final=not chunk)
         if text:
@@ -52,7 +58,7 @@ def decode(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
     """A file opened for reading bytes, decompressed when its name ends in `.gz`.
 
     Raises:
@@ -60,7 +66,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as stream:
-            yield stream  # type: ignore[misc]  # GzipFile is no BinaryIO to the type stubs
+            yield stream
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(
             f"{path}: expected a whole gzip file, got one that is broken ({error}); copy it again"
@@ -79,7 +85,7 @@ def file_text(path: Path) -> Iterator[str]:
 
 def stdin_text() -> Iterator[str]:
     """Text of standard input, while it is being written; errors as of `decode`."""
-    yield from decode(sys.stdin.buffer, "standard input")
+    yield from decode(cast(io.BufferedIOBase, sys.stdin.buffer), "standard input")
 
 
 def _not_text(name: str, found: str) -> InputError:

@@ -27,7 +27,7 @@ _LINE = re.compile(
     r"|[`*]*[\w.]+[`*]*[ ]?\([^\n]*?\)[ ]?:|[`*]*[\w.]+[`*]*:(?=[ ]|$))"
     r")"
 )
-_LEGAL = re.compile(r"copyright|licen[sc]e|warrant|redistribut|all rights reserved", re.IGNORECASE)
+_LEGAL = ("copyright", "licence", "license", "warrant", "redistribut", "rights reserved")
 _MARKUP = (
     # :func:`~a.b` and :ref:`text <target>`
     (re.compile(r":(?:[\w+-]+:)+`[~!]?([^`<]*?)(?:\s*<[^>`]*>)?`"), r"\1"),
@@ -39,7 +39,7 @@ _MARKUP = (
     (re.compile(r"\s*<?https?://[^\s>]+>?"), ""),
 )
 _CODE_CHARS = re.compile(r"[\\{}<>=_|$^~@#*/\[\]+]|\w\(|\.\w")
-_WORD = re.compile(r"[A-Za-z][a-z']*")
+_WORD = re.compile(r"[a-z][a-z']*")
 _FUNCTION_WORDS = frozenset(
     """
     a about above after all also an and any are as at be because been before being below between both
@@ -50,6 +50,7 @@ _FUNCTION_WORDS = frozenset(
     which while who whose will with within without would yet you your
     """.split()  # noqa: SIM905 - a list of strings would take as many lines as words
 )
+# Set by eye on what an environment of scientific packages gives: tighter loses English, looser lets in types.
 _MIN_WORDS = 8
 _MIN_FUNCTION_SHARE = 0.25
 _MAX_CODE_PER_WORD = 0.12
@@ -110,10 +111,11 @@ def _plain(text: str) -> str:
 def _is_prose(text: str) -> bool:
     if not text or not (text[0].isupper() or text[0] in "\"'(") or text[-1] not in ".!?:\"')":
         return False
-    words = _WORD.findall(text)
-    if len(words) < _MIN_WORDS or _LEGAL.search(text):
+    lowered = text.lower()
+    words = _WORD.findall(lowered)
+    if len(words) < _MIN_WORDS or any(word in lowered for word in _LEGAL):
         return False
-    common = sum(word.lower() in _FUNCTION_WORDS for word in words)
+    common = sum(map(_FUNCTION_WORDS.__contains__, words))
     if common < _MIN_FUNCTION_SHARE * len(words):
         return False
     return len(_CODE_CHARS.findall(text)) <= _MAX_CODE_PER_WORD * len(words)

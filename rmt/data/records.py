@@ -30,9 +30,8 @@ def jsonl_text(path: Path, field: str) -> Iterator[str]:
                 raise InputError(
                     f"{where}: expected UTF-8, got bytes that are not; convert it ({error.reason})"
                 ) from None
-            except (
-                ValueError
-            ) as error:  # JSONDecodeError; the line is not repeated, it may be a megabyte long
+            except ValueError as error:
+                # The line is not repeated: it may be a megabyte long.
                 reason = getattr(error, "msg", str(error))
                 raise InputError(
                     f"{where}: expected one JSON object on a line, got broken JSON ({reason}); mend it"

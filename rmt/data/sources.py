@@ -7,7 +7,6 @@ page).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,6 @@ PIECE_CHARS = 1 << 16
 _TEXT_KINDS = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".py"})
 _JSON_LINES_KINDS = frozenset({".jsonl", ".ndjson"})  # a bare .json in a folder is more often a setting
 _BREAK = "\n\n"  # between documents and between records
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def iter_text(
@@ -31,7 +29,7 @@ def iter_text(
 
     Args:
         source: one of
-            a text file (UTF-8, any suffix), or JSON lines (`.jsonl`, `.ndjson`, `.json`), either also as `.gz`;
+            a text file (UTF-8, any suffix) or JSON lines (`.jsonl`, `.ndjson`, `.json`), both also as `.gz`;
             a `.parquet` or `.pdf` file;
             a folder: all files of known kinds in it, recursive, sorted, without hidden ones;
             a folder saved by `datasets`;
@@ -142,8 +140,7 @@ def _checked(texts: Iterator[str], name: str, max_chars: int | None) -> Iterator
     left = max_chars
     blank = True
     for text in texts:
-        if not text.isascii():  # half a character, from an escape in JSON or a PDF font, cannot be encoded
-            text = _SURROGATE.sub("\ufffd", text)
+        text = plain.mended(text)
         if left is not None:
             text = text[:left]
             left -= len(text)

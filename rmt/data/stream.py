@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from rmt.data.plain import mended
+
 CHUNK_CHARS = 1 << 14
 """Characters tokenised at a time. Larger chunks are no faster, they only hold more."""
 
@@ -30,7 +32,8 @@ def tokenize_stream(
     with none, anywhere.
 
     Args:
-        texts: pieces that, joined with nothing between them, are the text; they may end inside a word.
+        texts: pieces that, joined with nothing between them, are the text; they may end inside a word. Half a
+            character (a lone surrogate) counts as U+FFFD.
         tokenizer: any tokenizer of `transformers`.
         chunk_chars: about how many characters to tokenise at a time, at least 1.
 
@@ -38,10 +41,33 @@ def tokenize_stream(
         int64 arrays of token ids, shape [tokens], none empty.
     """
     keep_space = _keeps_space(tokenizer)
-    for chunk in _chunks(texts, chunk_chars, keep_space):
+    for chunk in _chunks(map(mended, texts), chunk_chars, keep_space):
         ids = _encode(tokenizer, chunk)
         if ids:
             yield np.asarray(ids, dtype=np.int64)
+
+
+class StreamTokenizer:
+    """Tokenises a text that is handed over piece by piece; the ids are those of `tokenize_stream`.
+
+    For callers that are given text, where `tokenize_stream` is for those that ask for it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chunk_chars: int = CHUNK_CHARS) -> None:
+        self._tokenizer = tokenizer
+        self._cutter = _Cutter(chunk_chars, _keeps_space(tokenizer))
+
+    def push(self, text: str) -> Int[np.ndarray, " tokens"]:
+        """Takes a piece; int64 ids of what can be cut off between words now, maybe none."""
+        return self._ids(self._cutter.push(mended(text)))
+
+    def flush(self) -> Int[np.ndarray, " tokens"]:
+        """int64 ids of all that is left: the text ends here, and a new one may begin."""
+        return self._ids([self._cutter.rest()])
+
+    def _ids(self, chunks: Iterable[str]) -> Int[np.ndarray, " tokens"]:
+        ids = [_encode(self._tokenizer, chunk) for chunk in chunks if chunk]
+        return np.asarray([token for part in ids for token in part], dtype=np.int64)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -81,21 +107,42 @@ def _keeps_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     return kept == whole or dropped != whole
 
 
-def _chunks(texts: Iterable[str], size: int, keep_space: bool) -> Iterator[str]:
-    limit = max(4 * size, _MAX_CHUNK_CHARS)
-    buffer = ""
-    for text in texts:
-        buffer += text
+class _Cutter:
+    """Pieces of text in, chunks that end between words out."""
+
+    def __init__(self, size: int, keep_space: bool) -> None:
+        self._size = self._wanted = size
+        self._limit = max(4 * size, _MAX_CHUNK_CHARS)
+        self._keep_space = keep_space
+        self._buffer = ""
+
+    def push(self, text: str) -> Iterator[str]:
+        """The chunks that can be cut off; to be exhausted before the next call."""
+        self._buffer += text
         start = 0
-        while len(buffer) - start > size:
-            cut, skip = _cut(buffer, start, size, limit, keep_space)
+        while len(self._buffer) - start > self._wanted:
+            cut, skip = _cut(self._buffer, start, self._size, self._limit, self._keep_space)
             if cut is None:
+                # Looking again after every small piece would take time that grows with its square.
+                self._wanted = min(2 * (len(self._buffer) - start), self._limit)
                 break
-            yield buffer[start:cut]
+            yield self._buffer[start:cut]
             start = cut + skip
-        buffer = buffer[start:]
-    if buffer:
-        yield buffer
+            self._wanted = self._size
+        self._buffer = self._buffer[start:]
+
+    def rest(self) -> str:
+        """What is left at the end of the text."""
+        rest, self._buffer = self._buffer, ""
+        return rest
+
+
+def _chunks(texts: Iterable[str], size: int, keep_space: bool) -> Iterator[str]:
+    cutter = _Cutter(size, keep_space)
+    for text in texts:
+        yield from cutter.push(text)
+    if rest := cutter.rest():
+        yield rest
 
 
 def _cut(buffer: str, start: int, size: int, limit: int, keep_space: bool) -> tuple[int | None, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from rmt.data.plain import mended
 from rmt.data.stream import tokenize_stream, tokenizer_fingerprint
 from rmt.errors import InputError
 
@@ -195,8 +196,8 @@ def _write(
 
     def watched() -> Iterator[str]:
         nonlocal chars
-        for text in texts:
-            digest.update(text.encode("utf-8", "replace"))
+        for text in map(mended, texts):
+            digest.update(text.encode())
             chars += len(text)
             yield text
 

@@ -37,6 +37,8 @@ class RMTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # Losses are means over this batch, so Trainer must divide by its accumulation steps itself.
+    accepts_loss_kwargs = False
     layout: ClassVar[family.Layout]
     backbone: PreTrainedModel
     cell: TokenMemoryCell
@@ -65,7 +67,10 @@ class RMTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, TokenMemoryCell):
-            init.normal_(module.memory, mean=0.0, std=getattr(self.config.backbone_config, "initializer_range", 0.02))
+            std = getattr(self.config.backbone_config, "initializer_range", 0.02)
+            init.normal_(module.memory, mean=0.0, std=std)
+            if module.slot_gate is not None:
+                init.constant_(module.write_scale, std)
             for gate, bias in ((module.slot_gate, 0.0), (module.channel_gate, 2.0)):
                 if gate is not None:
                     init.normal_(gate.weight, mean=0.0, std=0.02 / gate.in_features**0.5)
@@ -106,9 +111,11 @@ class RMTPreTrainedModel(PreTrainedModel):
             digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def segments(self, input_ids: Tensor, attention_mask: Tensor | None) -> list[Segment]:
-        """Cut a batch into this model's segments."""
-        return split(input_ids, attention_mask, self.config.segment_size)
+    def segments(self, input_ids: Tensor, attention_mask: Tensor | None, size: int | None = None) -> list[Segment]:
+        """Cut a batch into segments of ``size`` tokens, the configured size where None."""
+        if size is not None:
+            family.check_segment_size(self.config.backbone_config, size, self.config.num_memory_tokens)
+        return split(input_ids, attention_mask, size or self.config.segment_size)
 
     def run_segments(
         self,

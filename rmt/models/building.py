@@ -13,10 +13,22 @@ from rmt.errors import InputError
 
 def new_backbone(config: RMTConfig) -> PreTrainedModel:
     """An encoder backbone of the configured shape, with fresh weights."""
-    if config.backbone_config is None:
-        raise InputError("RMTConfig: expected backbone_config, got None; build the model with from_backbone(...)")
+    require_backbone(config)
     extra = {"add_pooling_layer": False} if family_of(config.backbone_config, "encoder").no_pooler else {}
     return AutoModel.from_config(config.backbone_config, **extra)
+
+
+def new_decoder(config: RMTConfig) -> PreTrainedModel:
+    """A causal language model of the configured shape, with fresh weights."""
+    require_backbone(config)
+    family_of(config.backbone_config, "decoder")
+    return AutoModelForCausalLM.from_config(config.backbone_config)
+
+
+def require_backbone(config: RMTConfig) -> None:
+    """Refuse a configuration that names no backbone."""
+    if config.backbone_config is None:
+        raise InputError("RMTConfig: expected backbone_config, got None; build the model with from_backbone(...)")
 
 
 def encoder_backbone(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | None) -> tuple[str, PreTrainedModel]:
@@ -74,3 +86,10 @@ def encoder_config(model: PreTrainedModel, name: str, **fields: Any) -> RMTConfi
         pad_token_id=model.config.pad_token_id,
         **fields,
     )
+
+
+def decoder_config(model: PreTrainedModel, **fields: Any) -> RMTConfig:
+    """A full configuration for a decoder, its segment size checked first; special tokens are the backbone's."""
+    check_segment_size(model.config, fields["segment_size"], fields["num_memory_tokens"])
+    special = {k: getattr(model.config, k, None) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return RMTConfig(backbone_config=model.config, **(special | fields))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Int, Shaped
@@ -45,7 +45,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         num_labels: int = 2,
         backbone_kwargs: dict[str, Any] | None = None,
         **config: Any,
-    ) -> Self:
+    ) -> RMTForSequenceClassification:
         """A new model over pretrained weights.
 
         Args:
@@ -63,7 +63,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             model, name, segment_size=segment_size, num_memory_tokens=num_memory_tokens, num_labels=num_labels, **config
         )
         built = cls(full, model)
-        built.cell.reset_parameters(float(built.get_input_embeddings().weight.float().std()))
+        built.cell.reset_parameters(float(built.get_input_embeddings().weight.detach().float().std()))
         return built
 
     def forward(
@@ -75,6 +75,8 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
         salient: Shaped[Tensor, "batch seq"] | None = None,
+        memory_labels: Int[Tensor, "batch memory"] | None = None,
+        segment_size: int | None = None,
         return_dict: bool | None = None,
         **_: Any,
     ) -> RMTClassifierOutput | tuple[Any, ...]:
@@ -87,9 +89,12 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             memory: what was read before; None for nothing.
             question_ids, question_mask: several questions of each document, each asked of a copy of its memory.
             salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
+            memory_labels: the class that each memory token should stand for after the document, -100 for none: an aid
+                that tells training where to file a fact. Memory tokens are judged by the classifier itself.
+            segment_size: cut the document into segments of this many tokens instead of the configured size.
             return_dict: False for a tuple.
         """
-        segments = self.segments(input_ids, attention_mask)
+        segments = self.segments(input_ids, attention_mask, segment_size)
         state = self.state_of(memory, input_ids.shape[0])
         state, pooled, penalty = self._read(segments, state, salient)
         after = self.memory_after(state, memory, segments)
@@ -100,10 +105,19 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten().long(), ignore_index=-100)
+            if memory_labels is not None:
+                loss = loss + self.filing_loss(after, memory_labels)
             if penalty is not None:
                 loss = loss + self.config.gate_penalty * penalty / len(segments)
         out = RMTClassifierOutput(loss=loss, logits=logits, memory=after)
         return out if return_dict is not False else out.to_tuple()
+
+    def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:
+        """Cross entropy of the classifier on each memory token, by itself and normalised."""
+        tokens = memory.tensors["tokens"]
+        logits = self.classifier(F.layer_norm(tokens, tokens.shape[-1:])).float()
+        total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        return total / (labels >= 0).sum().clamp(min=1)
 
     def _read(
         self, segments: list[Segment], state: State, salient: Tensor | None

@@ -1,0 +1,121 @@
+"""Answers from a memory: a label with its probabilities from a classifier, words from a language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rmt.errors import InputError
+from rmt.memory import Memory
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer.
+
+    Attributes:
+        question: what was asked.
+        text: the label, or what a language model said.
+        label: index of the label; None from a language model.
+        probabilities: of every label, by name; empty from a language model.
+    """
+
+    question: str
+    text: str
+    label: int | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def probability(self) -> float | None:
+        """Of the label that was chosen."""
+        return self.probabilities.get(self.text)
+
+
+def answer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, memory: Memory, questions: list[str], **generate: Any
+) -> list[Answer]:
+    """Ask questions in words, each of a copy of one memory, in one batch.
+
+    Args:
+        model: a classifier or a language model of :mod:`rmt.models`.
+        tokenizer: the backbone's.
+        memory: of one document.
+        questions: in words.
+        generate: for a language model, arguments of ``generate``; greedy and at most 32 tokens by default.
+
+    Raises:
+        InputError: no question, one without tokens, or a model that does not answer from memory alone.
+    """
+    if not questions:
+        raise InputError("questions: expected at least one, got none; ask something")
+    ids = [np.asarray(tokenizer(q, add_special_tokens=False)["input_ids"], dtype=np.int64) for q in questions]
+    empty = [n + 1 for n, row in enumerate(ids) if not len(row)]
+    if empty:
+        raise InputError(f"questions: expected words in each, got none in number {empty[0]}; leave it out")
+    if not generate and model.layout == "encoder":
+        scores = classify(model, memory, ids)
+        names = [str(model.config.id2label[n]) for n in range(scores.shape[1])]
+        return [
+            Answer(question, names[best], best, dict(zip(names, row, strict=True)))
+            for question, row, best in zip(
+                questions, scores.tolist(), scores.argmax(dim=1).tolist(), strict=True
+            )
+        ]
+    said = continue_text(model, memory, ids, **generate)
+    texts = tokenizer.batch_decode(said, skip_special_tokens=True)
+    return [Answer(question, text.strip()) for question, text in zip(questions, texts, strict=True)]
+
+
+def classify(model: Any, memory: Memory, questions: list[np.ndarray]) -> torch.Tensor:
+    """Probabilities of every label for every question, float32 of shape (questions, labels).
+
+    Raises:
+        InputError: a model without a classifier.
+    """
+    if not hasattr(model, "classifier"):
+        raise InputError(
+            f"ask: expected a classifier or a language model, got {type(model).__name__}; "
+            "it needs the document itself"
+        )
+    ids, mask = pad(questions, model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask, memory=memory.fork(len(questions))).logits
+        return logits.float().softmax(dim=-1)
+
+
+def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **generate: Any) -> torch.Tensor:
+    """What a language model says behind each prompt, ids of shape (prompts, new tokens).
+
+    Raises:
+        InputError: not a language model.
+    """
+    if model.layout != "decoder":
+        raise InputError(
+            f"generate: expected a language model, got {type(model).__name__}; leave these arguments out"
+        )
+    ids, mask = pad(prompts, model.device, left=True)
+    arguments = {"max_new_tokens": 32, "do_sample": False, **generate}
+    if (
+        arguments.get("pad_token_id") is None
+        and getattr(model.generation_config, "pad_token_id", None) is None
+    ):
+        arguments["pad_token_id"] = 0
+    out = model.generate(input_ids=ids, attention_mask=mask, memory=memory.fork(len(prompts)), **arguments)
+    return out[:, ids.shape[1] :]
+
+
+def pad(
+    rows: list[np.ndarray], device: torch.device, left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids in one tensor and its mask, both (rows, longest)."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        place = slice(-len(row), None) if left else slice(0, len(row))
+        ids[number, place] = torch.from_numpy(row)
+        mask[number, place] = 1
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,106 @@
+"""Our models behind the protocol of ``evals``: read documents, answer with a place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from evals.model import Document, Question, channel_order
+from evals.tasks.memory import PLACES
+from rmt.answers import classify, continue_text
+from rmt.errors import InputError
+from rmt.memory import Memory, MemoryMeta
+from rmt.reader import Reader
+
+
+@dataclass(frozen=True)
+class DocumentTokens:
+    """A document of ``evals`` as something with a length and slices."""
+
+    document: Document
+
+    def __len__(self) -> int:
+        return self.document.length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(self.document.length)
+        return self.document.tokens(start, stop)
+
+
+class ReaderModel:
+    """A reader as ``evals.MemoryModel``; its states are memories of one document.
+
+    A classifier answers with its best label; a language model with the place that it says, and -1 where it
+    says none.
+
+    Args:
+        reader: of a classifier whose labels are the places, or of a language model.
+
+    Raises:
+        InputError: a classifier with other labels.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._places: list[int] | None = None
+        if reader.model.layout == "encoder":
+            self._places = _places(reader.model.config)
+
+    def fingerprint(self) -> str:
+        """Of the weights, and of how they read."""
+        return " ".join([self.reader.fingerprint(), self.reader.settings()["dtype"]])
+
+    def read(self, documents: Sequence[Document]) -> list[Memory]:
+        """One memory for each document of one length."""
+        return self.reader.read_batch([DocumentTokens(document) for document in documents])
+
+    def answer(self, state: Memory, questions: Sequence[Question]) -> list[int]:
+        """A place for each question, as an index into ``evals.tasks.memory.PLACES``."""
+        ids = [np.asarray(question.ids, dtype=np.int64) for question in questions]
+        state = state.to(self.reader.model.device)
+        if self._places is not None:
+            best = classify(self.reader.model, state, ids).argmax(dim=1).tolist()
+            return [self._places[label] for label in best]
+        said = continue_text(self.reader.model, state, ids, max_new_tokens=self._longest())
+        return [_heard(text) for text in self.reader.tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+    def initial(self) -> Memory:
+        """The memory before anything was read."""
+        return Memory(self.reader.initial(1), MemoryMeta())
+
+    def shuffled(self, state: Memory, seed: int) -> Memory:
+        """The same numbers with channels in another order."""
+
+        def shuffle(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[..., torch.from_numpy(channel_order(tensor.shape[-1], seed)).to(tensor.device)]
+
+        return state.map(shuffle)
+
+    def _longest(self) -> int:
+        """Tokens that the longest place takes."""
+        tokenizer: Any = self.reader.tokenizer
+        return max(len(tokenizer(" " + place, add_special_tokens=False)["input_ids"]) for place in PLACES)
+
+
+def _places(config: Any) -> list[int]:
+    """For each label, the place it means: by name, or by number where labels have no names."""
+    names = [str(config.id2label[n]) for n in range(config.num_labels)]
+    if sorted(names) == sorted(PLACES):
+        return [PLACES.index(name) for name in names]
+    if len(names) == len(PLACES) and all(name == f"LABEL_{n}" for n, name in enumerate(names)):
+        return list(range(len(names)))
+    raise InputError(
+        f"eval memory: expected a classifier with the labels {', '.join(PLACES)}, got {', '.join(names)}; "
+        "train one with `rmt train`"
+    )
+
+
+def _heard(text: str) -> int:
+    """The place that a text begins with, -1 where it begins with none."""
+    words = text.strip().lower().split()
+    word = words[0].strip(".,;:!?\"'") if words else ""
+    return PLACES.index(word) if word in PLACES else -1

@@ -1,0 +1,155 @@
+"""``rmt eval``: how much a memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rmt.cli.models import MODEL_HELP
+
+if TYPE_CHECKING:
+    import evals.memory_eval
+
+app = typer.Typer(help="Score a model.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def group() -> None:
+    """Score a model."""
+
+
+@app.command()
+def memory(
+    lengths: Annotated[
+        str, typer.Option(help="Tokens of the documents: 4k is 4,000, 1M is 1,000,000.")
+    ] = "4k,64k",
+    n: Annotated[int, typer.Option("--n", min=1, help="Documents of each length.")] = 32,
+    text: Annotated[
+        str, typer.Option(help="Text to hide the facts in; anything `rmt read` takes. Never repeated.")
+    ] = "installed:",
+    tasks: Annotated[
+        str, typer.Option(help="Some of memorize,detect,reasoning.")
+    ] = "memorize,detect,reasoning",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    out: Annotated[Path, typer.Option(help="Folder for results.json, the plot and the log.")] = Path(
+        "out/memory"
+    ),
+    distractors: Annotated[int, typer.Option(min=0, help="Facts about other people, each document.")] = 2,
+    seed: Annotated[int, typer.Option(help="Other documents for another seed.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Documents side by side, where the model can.")] = 1,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    executor: Annotated[str, typer.Option(help="auto, sequential or speculative.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
+) -> None:
+    """Hide facts in long text, read it, and ask for them; with controls (zeroed, shuffled, swapped memory).
+
+    Every answer is logged at once in OUT/rows.jsonl: the same command goes on where a broken one stopped.
+
+    \b
+    Examples:
+      rmt eval memory --lengths 4k,64k --n 32
+      rmt eval memory --lengths 1M --n 32 --text books/ --out out/books --json
+      rmt eval memory --model runs/mine --tasks detect --lengths 4k
+    """
+    from evals import evaluate, table, to_json
+    from evals.plots import accuracy_over_length
+    from evals.tasks.memory import PLACES, MemoryTasks
+    from rmt.cli import models
+    from rmt.cli.adapters import ReaderModel
+
+    sizes = parse_lengths(lengths)
+    chosen = [name.strip() for name in tasks.split(",") if name.strip()]
+    reader = models.reader(model, dtype, executor)
+    with bad_input():
+        out.mkdir(parents=True, exist_ok=True)
+    with reader.tokens_of(text, out / "text.tokens", progress=progress) as background:
+        settings = {"text": background.digest, "tasks": chosen, "distractors": distractors, "seed": seed}
+        with bad_input(), bar(progress) as report:
+            makers = [MemoryTasks(reader.tokenizer, background, s, chosen, distractors, seed) for s in sizes]
+            cells = evaluate(
+                ReaderModel(reader),
+                chain.from_iterable(maker.documents(n) for maker in makers),
+                log=out / "rows.jsonl",
+                settings=settings,
+                batch_size=batch_size,
+                progress=report,
+            )
+    (out / "text.tokens").unlink(missing_ok=True)
+    facts = {
+        "model": model,
+        "fingerprint": reader.fingerprint(),
+        **reader.settings(),
+        **settings,
+        "source": text,
+    }
+    results = to_json(cells, **facts)
+    write(out / "results.json", results)
+    picture = accuracy_over_length(cells, out / "memory.png", chance=1 / len(PLACES))
+    typer.echo(results if as_json else f"{table(cells)}\n\n{picture}")
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Numbers of tokens from ``4k,64k,1M``: k is a thousand, M a million.
+
+    Raises:
+        InputError: anything else, or none.
+    """
+    from rmt.errors import InputError
+
+    units = {"k": 1_000, "K": 1_000, "m": 1_000_000, "M": 1_000_000}
+    sizes = []
+    for part in text.split(","):
+        number = part.strip()
+        unit = units.get(number[-1:], 1)
+        digits = number[:-1] if unit > 1 else number
+        if not digits.replace("_", "").isdigit() or not int(digits):
+            raise InputError(
+                f"--lengths: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so"
+            )
+        sizes.append(int(digits) * unit)
+    return list(dict.fromkeys(sizes))
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """``evals`` knows no error of ours: its ValueError is bad input too, and so is a path of no use."""
+    from rmt.errors import InputError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{error.filename}: expected a place to write to, got {error.strerror}") from error
+
+
+@contextmanager
+def bar(shown: bool) -> Iterator[Any]:
+    """A bar over tokens that takes the progress of ``evals.evaluate``."""
+    from tqdm import tqdm
+
+    with tqdm(unit="tok", unit_scale=True, disable=not shown, dynamic_ncols=True, leave=False) as line:
+
+        def report(done: evals.memory_eval.Progress) -> None:
+            line.total = done.tokens_total
+            line.set_description(f"{done.documents}/{done.documents_total} documents", refresh=False)
+            line.update(done.tokens - line.n)
+
+        yield report
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename."""
+    import os
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)

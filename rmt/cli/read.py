@@ -1,0 +1,82 @@
+"""``rmt read``: a document into a memory file."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmt.cli.models import MODEL_HELP
+
+
+def read(
+    document: Annotated[
+        str,
+        typer.Argument(
+            help="A text, PDF, JSONL or Parquet file, a folder, - for standard input, hub:NAME[:CONFIG] for "
+            "a data set, installed:[NAME,NAME] for the English in installed packages."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The memory file to write.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    memory: Annotated[Path | None, typer.Option(help="Begin with this memory: read on behind it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 1_000_000,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    executor: Annotated[str, typer.Option(help="auto, sequential or speculative.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
+) -> None:
+    """Read a document of any length into a memory file.
+
+    Memory in use does not grow with the length. A checkpoint lies beside the output (FILE.partial) until the
+    document is read; with --resume a broken run goes on from it, and the result is the same to the bit.
+
+    \b
+    Examples:
+      rmt read war_and_peace.txt -o peace.memory
+      rmt read book.pdf -o book.memory --resume
+      zcat corpus.txt.gz | rmt read - -o corpus.memory
+      rmt read volume2.txt --memory volume1.memory -o both.memory
+    """
+    from rmt.cli import models
+    from rmt.data.sources import iter_text
+    from rmt.errors import InputError
+    from rmt.memory import Memory
+
+    output = output.expanduser()
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(
+            f"{output}: expected a file in a folder that is there, got none; choose another output"
+        )
+    iter_text(document)  # a document that is not there should not wait for a model
+    reader = models.reader(model, dtype, executor)
+    before = None if memory is None else Memory.load(memory)
+    checkpoint = output.with_name(output.name + ".partial")
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    started = time.monotonic()
+    after = reader.read(
+        document, memory=before, checkpoint=checkpoint, checkpoint_every=every, progress=progress
+    )
+    seconds = time.monotonic() - started
+    after.save(output)
+    checkpoint.unlink(missing_ok=True)
+    meta = after.meta
+    if as_json:
+        facts = {"path": str(output), "tokens_read": meta.tokens_read, "segments_read": meta.segments_read}
+        facts |= {
+            "source": meta.source,
+            "digest": meta.digest,
+            "model": meta.model,
+            "seconds": round(seconds, 3),
+        }
+        typer.echo(json.dumps({**facts, "memory_bytes": after.nbytes, "file_bytes": output.stat().st_size}))
+    else:
+        typer.echo(
+            f"{output}: {meta.tokens_read:,} tokens of {meta.source} in {after.nbytes:,} bytes of memory "
+            f"({seconds:.1f} s)"
+        )

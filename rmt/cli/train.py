@@ -1,0 +1,37 @@
+"""`rmt train`: a model for the memory tasks, with a curriculum over segments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as KEY=VALUE, such as optim.lr=1e-3; --show lists them.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from a checkpoint.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print every setting and its value, and stop.")] = False,
+) -> None:
+    """Train a model on facts hidden in text; a run that was killed goes on where it was.
+
+    \b
+    Examples:
+      rmt train output=runs/minilm data.text=books/ optim.steps=2000
+      rmt train output=runs/llama model.kind=decoder data.text=book.txt,installed:
+      rmt train --show
+    """
+    from rmt.cli.models import quiet
+    from rmt.cli.training_run import Settings, run
+    from rmt.training.settings import keys, override
+
+    settings = override(Settings(), overrides or [])
+    if show:
+        for key, value in keys(settings).items():
+            typer.echo(f"{key} = {','.join(value) if isinstance(value, tuple) else value}")
+        return
+    quiet()
+    typer.echo(f"The model is in {run(settings, resume=not fresh)}")

@@ -1,0 +1,288 @@
+"""A training run, put together: model, batches, curriculum and Trainer. Where the core meets the tasks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rmt.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """An encoder over MiniLM (or another backbone) with LoRA, or a decoder from scratch."""
+
+    kind: str = "encoder"
+    backbone: str = "minilm"
+    hidden_size: int = 128
+    layers: int = 4
+    segment_size: int = 128
+    memory_update: str = "gated"
+    gate_penalty: float = 0.02
+    gate_threshold: float = 0.1
+    bptt_depth: int | None = None
+    recurrence: str = "plain"
+    init: str = ""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """PEFT's; r=0 trains all weights."""
+
+    r: int = 16
+    lora_alpha: int = 32
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Text to hide facts in: files, folders, `installed:`, `hub:NAME`; `cache` holds it as tokens."""
+
+    text: tuple[str, ...] = ("installed:",)
+    cache: str = ""
+
+
+@dataclass(frozen=True)
+class CurriculumSettings:
+    """Stages are SEGMENTSxSIZE:pPEOPLE:rROOMS:nNEAR_FACTS, with :s where facts are spread one a segment."""
+
+    stages: tuple[str, ...] = (
+        "3x16:p3:r0:n0.3:s",
+        "4x16:p3:r0.6:n0.3:s",
+        "6x24:p4:r0.5:n0.5:s",
+        "6x48:p4:r0.5:n1.0:s",
+        "6x128:p4:r0.5:n1.5:s",
+        "6x128:p4:r0.5:n1.5",
+    )
+    advance_at: float = 0.93
+    mix: float = 0.3
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW with warm-up and linear decay to a tenth."""
+
+    lr: float = 1e-3
+    steps: int = 2000
+    batch_size: int = 24
+    warmup: int = 30
+    max_grad_norm: float = 1.0
+    bf16: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything `rmt train` can be told."""
+
+    output: str = "runs/train"
+    seed: int = 0
+    save_every: int = 100
+    log_every: int = 20
+    model: ModelSettings = field(default_factory=ModelSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+
+
+KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
+STAGE = re.compile(r"(\d+)x(\d+)((?::[prn][\d.]+|:s)*)")
+TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+
+
+def stage(text: str) -> Any:
+    """One stage from its short form."""
+    from evals.tasks.training import Stage
+
+    match = STAGE.fullmatch(text)
+    if match is None:
+        raise InputError(f"curriculum.stages: expected a stage such as 4x128:p3:r0.5:n0.3:s, got {text!r}")
+    parts = {p[0]: p[1:] for p in match[3].split(":")[1:]}
+    return Stage(
+        int(match[1]),
+        int(match[2]),
+        people=int(parts.get("p", 4)),
+        rooms=float(parts.get("r", 0.5)),
+        near_facts=float(parts.get("n", 0.3)),
+        spread="s" in parts,
+    )
+
+
+def build_model(settings: Settings, tokenizer: Any) -> Any:
+    """The model to train: memory tokens filed under the words of :data:`KEYS`, LoRA where asked for."""
+    import torch
+
+    from evals.tasks.memory import PLACES
+    from rmt import models
+    from rmt.pretrained import minilm
+
+    s = settings.model
+    shape = {
+        "segment_size": s.segment_size,
+        "num_memory_tokens": len(KEYS),
+        "memory_update": s.memory_update,
+        "gate_penalty": s.gate_penalty,
+        "gate_threshold": s.gate_threshold,
+        "bptt_depth": s.bptt_depth,
+        "recurrence": s.recurrence,
+    }
+    torch.manual_seed(settings.seed)
+    model: Any
+    if s.kind == "decoder":
+        model = models.RMTForCausalLM.from_backbone(small_llama(s, tokenizer), **shape)
+        model.get_input_embeddings().weight.data.normal_(0, 0.05)
+    elif s.kind == "encoder":
+        model = models.RMTForSequenceClassification.from_backbone(
+            minilm() if s.backbone == "minilm" else s.backbone,
+            num_labels=len(PLACES),
+            id2label=dict(enumerate(PLACES)),
+            label2id={p: i for i, p in enumerate(PLACES)},
+            backbone_kwargs={"attn_implementation": "eager"},
+            **shape,
+        )
+    else:
+        raise InputError(f"model.kind: expected encoder or decoder, got {s.kind!r}")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    ids = torch.tensor([tokenizer(k, add_special_tokens=False)["input_ids"][0] for k in KEYS])
+    model.cell.memory.data.copy_(model.get_input_embeddings().weight.data[ids])
+    if s.kind == "encoder" and settings.lora.r:
+        model = with_lora(model, settings)
+    return model
+
+
+def with_lora(model: Any, settings: Settings) -> Any:
+    """PEFT's LoRA on every linear of the backbone; memory and head trained whole and saved with it."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if settings.model.init:
+        return PeftModel.from_pretrained(model, settings.model.init, is_trainable=True)
+    lora = LoraConfig(
+        r=settings.lora.r,
+        lora_alpha=settings.lora.lora_alpha,
+        target_modules=TARGETS,
+        modules_to_save=["cell", "classifier"],
+    )
+    return get_peft_model(model, lora)
+
+
+def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
+    """A LLaMA-shaped decoder with fresh weights, or the one saved in ``init``."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if s.init:
+        from rmt.models import RMTForCausalLM
+
+        return RMTForCausalLM.from_pretrained(s.init).backbone
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=s.hidden_size,
+        intermediate_size=s.hidden_size * 11 // 32 * 8,
+        num_hidden_layers=s.layers,
+        num_attention_heads=max(1, s.hidden_size // 32),
+        num_key_value_heads=max(1, s.hidden_size // 32),
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config)
+
+
+def backgrounds(settings: Settings, tokenizer: Any) -> list[Any]:
+    """The texts as token files, built once and kept in ``data.cache``."""
+    from rmt.data import TokenFile, iter_text
+
+    cache = Path(settings.data.cache or Path(settings.output) / "text")
+    cache.mkdir(parents=True, exist_ok=True)
+    files = []
+    for source in settings.data.text:
+        path = cache / (re.sub(r"\W+", "-", source).strip("-")[-80:] + ".tokens")
+        if not path.is_file():
+            TokenFile.build(iter_text(source), tokenizer, path, source=source)
+        with TokenFile.open(path, tokenizer) as file:
+            files.append(file[0 : len(file)])
+    return files
+
+
+def accuracy(batch: Any, out: Any) -> float:
+    """Share of questions answered right, of either kind of model."""
+    if "labels" in batch:
+        right, asked = out.logits.argmax(-1) == batch["labels"], batch["labels"] >= 0
+    else:
+        wanted = batch["question_labels"].max(-1).values
+        right, asked = out.logits[:, :, -2].argmax(-1) == wanted, wanted >= 0
+    return float(right[asked].float().mean())
+
+
+def run(settings: Settings, resume: bool = True) -> Path:
+    """Train, and leave the model in ``output``/model. A run that was killed goes on from its last checkpoint."""
+    import torch
+    from transformers import AutoTokenizer, TrainingArguments
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from evals.tasks.training import MemoryTraining
+    from rmt.pretrained import minilm
+    from rmt.training import Curriculum, CurriculumTrainer, NumberedBatches
+
+    stages = [stage(s) for s in settings.curriculum.stages]
+    tokenizer = AutoTokenizer.from_pretrained(minilm())
+    tokenizer.model_max_length = int(1e30)
+    spoken = settings.model.kind == "decoder"
+    data = MemoryTraining(
+        tokenizer, backgrounds(settings, tokenizer), settings.optim.batch_size, KEYS, spoken, settings.seed
+    )
+
+    def make(step: int, number: int) -> dict[str, Any]:
+        batch: dict[str, Any] = data.batch(step, stages[number])
+        return batch | {"segment_size": stages[number].segment_size} | ({"logits_to_keep": 2} if spoken else {})
+
+    c, o = settings.curriculum, settings.optim
+    batches = NumberedBatches(
+        make, Curriculum(len(stages), c.advance_at, mix=c.mix, patience=c.patience, seed=settings.seed)
+    )
+    output = Path(settings.output)
+    args = TrainingArguments(
+        output_dir=str(output),
+        max_steps=o.steps,
+        learning_rate=o.lr,
+        warmup_steps=o.warmup,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        max_grad_norm=o.max_grad_norm,
+        bf16=o.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=settings.log_every,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        seed=settings.seed,
+        remove_unused_columns=False,
+        ignore_data_skip=True,
+        label_names=["labels"],
+        dataloader_pin_memory=False,
+    )
+    model = build_model(settings, tokenizer)
+    trainer = CurriculumTrainer(batches=batches, accuracy=accuracy, model=model, args=args)
+    last = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    save(trainer.model, tokenizer, output / "model")
+    return output / "model"
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the trained model: an adapter with the configuration beside it, or the whole model in bfloat16."""
+    import torch
+
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(folder)
+        model.base_model.model.config.save_pretrained(folder)
+        return
+    copy = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=copy)
+    tokenizer.save_pretrained(folder)

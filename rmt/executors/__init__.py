@@ -1,0 +1,18 @@
+"""In which order, and on what hardware, segments are read. Knows nothing of documents, files or questions."""
+
+from rmt.executors.base import Executor, ReadingModel
+from rmt.executors.choice import EXECUTORS, choose
+from rmt.executors.precision import auto_dtype, for_reading
+from rmt.executors.sequential import Sequential
+from rmt.executors.speculative import Speculative
+
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "ReadingModel",
+    "Sequential",
+    "Speculative",
+    "auto_dtype",
+    "choose",
+    "for_reading",
+]

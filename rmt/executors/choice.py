@@ -1,0 +1,52 @@
+"""Which executor reads with a model, and why."""
+
+from __future__ import annotations
+
+from rmt.config import RMTConfig
+from rmt.errors import InputError
+from rmt.executors.base import Executor
+from rmt.executors.sequential import Sequential
+from rmt.executors.speculative import Speculative
+
+EXECUTORS = ("auto", "sequential", "speculative")
+
+
+def choose(config: RMTConfig, name: str = "auto", batch_segments: int = 32) -> tuple[Executor, str]:
+    """The executor of this name, and why it is the right one, in words.
+
+    Args:
+        config: of the model that will read.
+        name: one of :data:`EXECUTORS`; ``auto`` takes speculative where it applies.
+        batch_segments: segments read as one batch (speculative), at least 1.
+
+    Raises:
+        InputError: an unknown name, one that the model does not allow, or a batch below 1.
+    """
+    if name not in EXECUTORS:
+        raise InputError(
+            f"executor: expected one of {', '.join(EXECUTORS)}, got {name!r}; choose one of these"
+        )
+    if batch_segments < 1:
+        raise InputError(f"batch_segments: expected at least 1, got {batch_segments}; 32 is a good value")
+    reason = not_speculative(config)
+    if name == "speculative" and reason:
+        raise InputError(f"executor: expected a model whose gates can close, got {reason}; use 'sequential'")
+    if name == "sequential" or reason:
+        return Sequential(batch_segments), reason or "asked for"
+    why = (
+        f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
+    )
+    return Speculative(batch_segments), why
+
+
+def not_speculative(config: RMTConfig) -> str:
+    """Why segments of this model cannot be read ahead; empty where they can."""
+    if config.memory_update != "gated":
+        return (
+            f"memory_update={config.memory_update!r}: each segment needs the memory that the one before wrote"
+        )
+    if not config.gate_threshold:
+        return "gate_threshold=0: no gate ever closes"
+    if not config.num_memory_tokens:
+        return "num_memory_tokens=0: there is no memory"
+    return ""

@@ -1,0 +1,78 @@
+"""A model made ready for reading: number format, attention, compilation. The memory itself stays float32."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TypeVar
+
+import torch
+
+from rmt.errors import InputError
+from rmt.models.base import RMTPreTrainedModel
+
+Model = TypeVar("Model", bound=RMTPreTrainedModel)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def auto_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware (CUDA, AVX512-BF16, AMX), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        # Two private names: where a release has renamed them, float32 is slower and still right.
+        checks = (
+            getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
+        return torch.bfloat16 if any(check is not None and check() for check in checks) else torch.float32
+    return torch.float32
+
+
+def as_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A number format by name; ``auto`` looks at the device.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return auto_dtype(device)
+    if name not in DTYPES:
+        raise InputError(f"dtype: expected auto, {', '.join(DTYPES)}, got {name!r}; choose one of these")
+    return DTYPES[name]
+
+
+def for_reading(model: Model, dtype: str | torch.dtype = "auto", *, compile: bool = False) -> Model:
+    """A copy of ``model`` that reads fast; the given one is left as it is.
+
+    The copy is in evaluation mode, its backbone and head in ``dtype``, its memory cell in float32: gates
+    decide what is kept for good, and they cost next to nothing. On a CPU attention is written out
+    (``eager``), which is faster there than the fused kernel for segments of some hundred tokens.
+
+    Args:
+        model: on the device it is to read on.
+        dtype: ``auto`` for :func:`auto_dtype`, or a name or a dtype.
+        compile: run the backbone through ``torch.compile``: minutes at the start, worth it for long
+            documents.
+    """
+    wanted = as_dtype(dtype, model.device)
+    twin = copy.deepcopy(model).eval().requires_grad_(False).to(wanted)
+    twin.cell = copy.deepcopy(model.cell).eval().requires_grad_(False).float()
+    if model.device.type == "cpu":
+        _set_attention(twin, "eager")
+    if compile:
+        twin.core.compile(dynamic=False)
+    return twin
+
+
+def _set_attention(model: RMTPreTrainedModel, name: str) -> None:
+    """Ask for an attention; families that have only one keep it, without the warning."""
+    log = logging.getLogger("transformers.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        model.set_attn_implementation(name)
+    finally:
+        log.setLevel(level)

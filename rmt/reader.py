@@ -1,0 +1,260 @@
+"""A document of any length into a memory, then many questions of it: the object most users hold.
+
+Reads in constant memory, goes on after a kill, and gives the same bits whether a text comes at once or in
+pieces. Knows nothing of command lines, nor of how segments are run (:mod:`rmt.executors`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rmt.answers import Answer, answer
+from rmt.checkpoint import Checkpoint
+from rmt.data.tokens import TokenFile
+from rmt.errors import InputError
+from rmt.executors import choose, for_reading
+from rmt.memory import Memory, MemoryMeta
+from rmt.models.base import RMTPreTrainedModel
+from rmt.progress import Progress
+from rmt.segments import split
+from rmt.session import Session, Tokens, as_tokens, digest_of
+
+State = dict[str, Tensor]
+
+
+class Reader:
+    """Reads with the weights of a model as they are now.
+
+    It works on a copy made for reading (:func:`rmt.executors.for_reading`); the model given is left as it is.
+
+    Args:
+        model: any model of :mod:`rmt.models`, on the device to read on.
+        tokenizer: the backbone's.
+        dtype: ``auto`` (bfloat16 where the hardware has it, else float32), or a name or a dtype. Memories are
+            float32.
+        executor: ``auto``, ``sequential`` or ``speculative``; see :func:`rmt.executors.choose`.
+        batch_segments: segments handed to the executor at a time.
+        compile: run the backbone through ``torch.compile``.
+
+    Attributes:
+        model: the copy that reads.
+        executor, why: how segments are run, and why so.
+
+    Raises:
+        InputError: a dtype or executor that is unknown or does not suit the model.
+    """
+
+    def __init__(
+        self,
+        model: RMTPreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: str | torch.dtype = "auto",
+        executor: str = "auto",
+        batch_segments: int = 32,
+        compile: bool = False,
+    ) -> None:
+        self.executor, self.why = choose(model.config, executor, batch_segments)
+        self.tokenizer = tokenizer
+        self._fingerprint = model.fingerprint()
+        self.model = for_reading(model, dtype, compile=compile)
+        self.dtype = next(self.model.backbone.parameters()).dtype
+
+    def fingerprint(self) -> str:
+        """Of the model, as it was given."""
+        return self._fingerprint
+
+    @property
+    def block(self) -> int:
+        """Tokens read together; bits depend on these borders, so checkpoints stand at multiples of it."""
+        return self.segment_size * self.executor.batch_segments
+
+    @property
+    def segment_size(self) -> int:
+        """Tokens of a segment."""
+        return int(self.model.config.segment_size)
+
+    def read(
+        self,
+        source: str | Path | Tokens | Sequence[int] | Tensor,
+        *,
+        memory: Memory | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1_000_000,
+        progress: bool = True,
+    ) -> Memory:
+        """Read a document to its end.
+
+        Args:
+            source: a path or a name that :func:`rmt.data.iter_text` knows (``-``, ``hub:NAME``,
+                ``installed:``), whose tokens are first written to a file; or the tokens themselves, as
+                anything with a length and slices (a :class:`rmt.data.TokenFile`, an array).
+            memory: what was read before, of one document; None for nothing.
+            checkpoint: a file to keep the state in. Where it is there already, reading goes on from it, and
+                the result is that of an unbroken run to the bit. It stays behind at the end, for the caller
+                to remove.
+            checkpoint_every: tokens between two writes of it.
+            progress: a bar on standard error with tokens/s and the time left.
+
+        Raises:
+            InputError: nothing to read, tokens of another tokenizer, a memory or checkpoint of another model,
+                or a checkpoint of another source or other settings.
+        """
+        if not isinstance(source, str | Path):
+            return self._read_tokens(as_tokens(source), memory, checkpoint, checkpoint_every, progress)
+        beside = None if checkpoint is None else Path(checkpoint).expanduser().resolve().parent
+        with (
+            tempfile.TemporaryDirectory(prefix=".rmt-tokens-", dir=beside) as folder,
+            self.tokens_of(source, Path(folder) / "tokens", progress=progress) as tokens,
+        ):
+            return self._read_tokens(tokens, memory, checkpoint, checkpoint_every, progress)
+
+    def tokens_of(self, source: str | Path, path: str | Path, *, progress: bool = True) -> TokenFile:
+        """Write the tokens of a text source to ``path``, in a stream, and open them.
+
+        Raises:
+            InputError: the source is missing, empty or not text; see :func:`rmt.data.iter_text`.
+        """
+        from rmt.data.sources import iter_text
+
+        name = "standard input" if source == "-" else str(source)
+        with Progress("tokenising", None, progress) as bar:
+            return TokenFile.build(iter_text(source), self.tokenizer, path, progress=bar.upto, source=name)
+
+    def session(self, memory: Memory | None = None) -> Session:
+        """Begin to read a text that comes in pieces; see :class:`rmt.session.Session`."""
+        own = self._own(memory)
+        return Session(self, *self._begin(own))
+
+    def read_batch(self, documents: Sequence[Tokens]) -> list[Memory]:
+        """Read documents of one length side by side where the executor can, else one after another.
+
+        Args:
+            documents: token ids, of equal length.
+
+        Raises:
+            InputError: documents of different lengths, or without tokens.
+        """
+        lengths = {len(d) for d in documents}
+        length = max(lengths, default=0)
+        if len(lengths) > 1 or not length:
+            raise InputError(
+                f"read_batch: expected documents of one length above 0, got lengths {sorted(lengths)}"
+            )
+        if self.executor.name != "sequential":
+            return [self.read(document, progress=False) for document in documents]
+        state = self.initial(len(documents))
+        for start in range(0, length, self.block):
+            state = self.run(np.stack([d[start : start + self.block] for d in documents]), state)
+        meta = MemoryMeta(self.fingerprint(), length, -(-length // self.segment_size), extra=self.settings())
+        return [
+            Memory({k: t[n : n + 1].clone() for k, t in state.items()}, meta).with_meta(
+                digest=digest_of(document)
+            )
+            for n, document in enumerate(documents)
+        ]
+
+    def ask(self, memory: Memory, questions: Sequence[str], **generate: Any) -> list[Answer]:
+        """Answer questions, each from a copy of one memory.
+
+        Args:
+            memory: of one document.
+            questions: in words.
+            generate: for a language model, arguments of ``generate`` (by default greedy, at most 32 tokens).
+
+        Raises:
+            InputError: no question, an empty one, a memory of several documents or of another model, or a
+                model that does not answer from memory alone.
+        """
+        own = self._own(memory)
+        assert own is not None
+        return answer(self.model, self.tokenizer, own, list(questions), **generate)
+
+    def run(self, ids: Int[np.ndarray, "batch tokens"], state: State) -> State:
+        """The state after a block of tokens of each document, without gradient.
+
+        Raises:
+            InputError: an id beyond the vocabulary.
+        """
+        vocabulary = self.model.config.vocab_size
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            raise InputError(
+                f"tokens: expected ids from 0 to {vocabulary - 1}, got {ids.min()} to {ids.max()}; "
+                "tokenise with this model's tokenizer"
+            )
+        with torch.inference_mode():
+            segments = split(torch.from_numpy(ids).to(self.model.device), None, self.segment_size)
+            state = self.executor.read(self.model, segments, state)
+        # Copied outside inference mode, so that what leaves here may enter a training step.
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def initial(self, batch_size: int = 1) -> State:
+        """The state before anything is read."""
+        return {name: t.detach().clone() for name, t in self.model.initial_memory(batch_size).tensors.items()}
+
+    def settings(self) -> dict[str, str]:
+        """What the bits of a memory depend on beside model and text."""
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "executor": self.executor.name,
+            "batch_segments": str(self.executor.batch_segments),
+        }
+
+    def _read_tokens(
+        self, tokens: Tokens, memory: Memory | None, checkpoint: str | Path | None, every: int, progress: bool
+    ) -> Memory:
+        name, digest = self._describe(tokens)
+        own = self._own(memory)
+        state, before = self._begin(own)
+        keeper, position = None, 0
+        if checkpoint is not None:
+            keeper = Checkpoint(Path(checkpoint), self.fingerprint(), digest, own, self.settings(), every)
+            if (found := keeper.load()) is not None:
+                state, position = dict(found[0].to(self.model.device).tensors), found[1]
+        session = Session(self, state, before, position)
+        with Progress("reading", len(tokens), progress, position) as bar:
+            while position < len(tokens):
+                block = tokens[position : position + self.block]
+                position += len(block)
+                session.feed_ids(block, last=position == len(tokens))
+                bar.update(len(block))
+                if keeper is not None:
+                    keeper.offer(session.memory(name, digest), position, done=position == len(tokens))
+        return session.memory(name, digest)
+
+    def _begin(self, memory: Memory | None) -> tuple[State, MemoryMeta]:
+        """The state to begin with, and how it came to be."""
+        return (self.initial(), MemoryMeta()) if memory is None else (dict(memory.tensors), memory.meta)
+
+    def _describe(self, tokens: Tokens) -> tuple[str, str]:
+        """Name and digest of a source, after a look at whether it can be read at all."""
+        if not len(tokens):
+            raise InputError("source: expected at least one token, got none; give a text that is not empty")
+        if isinstance(tokens, TokenFile):
+            TokenFile.open(tokens.path, self.tokenizer).close()
+            return tokens.source, tokens.digest
+        return "tokens", digest_of(tokens)
+
+    def _own(self, memory: Memory | None) -> Memory | None:
+        """A memory checked: of one document and of this model, moved to where the model is."""
+        if memory is None:
+            return None
+        if memory.batch_size != 1:
+            raise InputError(
+                f"memory: expected that of one document, got {memory.batch_size}; take one: memory.index([0])"
+            )
+        if memory.meta.model not in ("", self.fingerprint()):
+            raise InputError(
+                f"memory: expected one of this model ({self.fingerprint()}), got one of model "
+                f"{memory.meta.model}; use the model that read the document, or read it again"
+            )
+        return memory.detach().to(self.model.device)

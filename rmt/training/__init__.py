@@ -1,0 +1,7 @@
+"""Training: typed settings, a curriculum over segments, and a Trainer that follows it."""
+
+from rmt.training.curriculum import Curriculum
+from rmt.training.settings import override
+from rmt.training.trainer import CurriculumTrainer, NumberedBatches
+
+__all__ = ["Curriculum", "CurriculumTrainer", "NumberedBatches", "override"]

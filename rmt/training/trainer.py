@@ -1,0 +1,113 @@
+"""Hugging Face's Trainer over numbered batches and a curriculum. Knows nothing of the task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rmt.training.curriculum import Curriculum
+
+CURRICULUM_FILE = "curriculum.json"
+Batch = dict[str, Any]
+
+
+class NumberedBatches(IterableDataset[Batch]):
+    """Batches by step number and stage, so that a resumed run goes on with the batch that comes next.
+
+    Args:
+        make: (number, stage) -> arrays and plain values of one batch.
+        curriculum: which stage comes when; asked as each batch is made.
+    """
+
+    def __init__(self, make: Callable[[int, int], Batch], curriculum: Curriculum) -> None:
+        self.make = make
+        self.curriculum = curriculum
+        self.start = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.start
+        while True:
+            stage = self.curriculum.choose(step)
+            batch = self.make(step, stage)
+            yield {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()} | {
+                "stage": stage
+            }
+            step += 1
+
+
+class CurriculumTrainer(Trainer):
+    """Trainer that takes whole batches and tells the curriculum how each went.
+
+    Args:
+        batches: the training data.
+        accuracy: (batch, model output) -> share of right answers.
+        kwargs: of :class:`transformers.Trainer`.
+    """
+
+    def __init__(
+        self, *, batches: NumberedBatches, accuracy: Callable[[Batch, Any], float], **kwargs: Any
+    ) -> None:
+        super().__init__(train_dataset=batches, **kwargs)
+        self.batches = batches
+        self.accuracy = accuracy
+        self.add_callback(KeepCurriculum(batches))
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """Batches as they come, already collated."""
+        return DataLoader(self.batches, batch_size=None)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The model's own loss; on the way, the curriculum hears how many answers were right."""
+        inputs = dict(inputs)
+        stage = inputs.pop("stage", None)
+        out = model(**inputs)
+        if stage is not None and model.training:
+            self.batches.curriculum.observe(int(stage), self.accuracy(inputs, out))
+        return (out.loss, out) if return_outputs else out.loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """With where the curriculum stands."""
+        curriculum = self.batches.curriculum
+        super().log(logs | {"stage": curriculum.current, "accuracy": round(curriculum.accuracy, 4)}, *args, **kwargs)
+
+
+class KeepCurriculum(TrainerCallback):
+    """Saves where the curriculum stands beside each checkpoint, and goes on from there."""
+
+    def __init__(self, batches: NumberedBatches) -> None:
+        self.batches = batches
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Find the checkpoint that training resumes from, if any."""
+        self.batches.start = state.global_step
+        file = checkpoint_folder(args, state) / CURRICULUM_FILE
+        if state.global_step and file.is_file():
+            self.batches.curriculum.load_state_dict(json.loads(file.read_text()))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write beside the checkpoint that was just made."""
+        folder = checkpoint_folder(args, state)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f".{CURRICULUM_FILE}.tmp"
+        beside.write_text(json.dumps(self.batches.curriculum.state_dict()))
+        beside.replace(folder / CURRICULUM_FILE)
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where Trainer keeps the checkpoint of this step."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

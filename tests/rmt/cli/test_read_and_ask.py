@@ -1,0 +1,115 @@
+"""``rmt read``, ``rmt ask`` and ``rmt info`` from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from rmt.memory import Memory
+
+
+def tensors(path):
+    return Memory.load(path).tensors["tokens"]
+
+
+def test_read_then_ask(rmt, classifier, document, tmp_path):
+    out = tmp_path / "a.memory"
+    read = rmt("read", document, "-o", out, "--model", classifier, "--json", "--no-progress")
+    assert read.exit_code == 0, read.output
+    facts = json.loads(read.stdout)
+    memory = Memory.load(out)
+    assert facts["tokens_read"] == memory.meta.tokens_read > 500
+    assert facts["file_bytes"] == out.stat().st_size < 64 * 1024
+    assert {p.name for p in tmp_path.iterdir()} == {"a.memory", "document.txt"}, "nothing else stays behind"
+
+    asked = rmt("ask", out, "Where is Mary?", "Where is John?", "--model", classifier, "--json")
+    assert asked.exit_code == 0, asked.output
+    answers = json.loads(asked.stdout)["answers"]
+    assert [a["question"] for a in answers] == ["Where is Mary?", "Where is John?"]
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert answers[0]["answer"] == max(answers[0]["probabilities"], key=answers[0]["probabilities"].get)
+    plain = rmt("ask", out, "Where is Mary?", "--model", classifier)
+    assert plain.stdout.startswith(f"Where is Mary?  {answers[0]['answer']}  (")
+
+
+def test_language_model(rmt, language_model, document, tmp_path):
+    out = tmp_path / "a.memory"
+    assert rmt("read", document, "-o", out, "--model", language_model, "--no-progress").exit_code == 0
+    asked = rmt("ask", out, "Where is Mary?", "--model", language_model, "--json")
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.stdout)["answers"][0]["answer"]
+
+
+def test_standard_input_and_reading_on(rmt, classifier, document, tmp_path):
+    text, out = document.read_text(), [tmp_path / name for name in ("file", "pipe", "on")]
+    common = ("--model", classifier, "--no-progress")
+    assert rmt("read", document, "-o", out[0], *common).exit_code == 0
+    assert rmt("read", "-", "-o", out[1], *common, input=text).exit_code == 0
+    assert torch.equal(tensors(out[0]), tensors(out[1]))
+    assert Memory.load(out[1]).meta.source == "standard input"
+    assert rmt("read", document, "--memory", out[0], "-o", out[2], *common).exit_code == 0
+    assert Memory.load(out[2]).meta.tokens_read == 2 * Memory.load(out[0]).meta.tokens_read
+
+
+def test_info(rmt, classifier, document, tmp_path):
+    out = tmp_path / "a.memory"
+    rmt("read", document, "-o", out, "--model", classifier, "--no-progress")
+    memory, model = (json.loads(rmt("info", what, "--json").stdout) for what in (out, classifier))
+    assert memory["model"] == model["fingerprint"]
+    assert memory["memory_bytes"] == model["memory_bytes"] == 3 * 32 * 4
+    assert model["executor"] == "speculative"
+    assert "gates" in model["why"]
+    machine = rmt("info")
+    assert machine.exit_code == 0
+    assert torch.__version__ in machine.stdout
+
+
+def spawn(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from rmt.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_goes_on_after_kill(rmt, classifier, document, tmp_path):
+    long, out, whole = tmp_path / "long.txt", tmp_path / "a.memory", tmp_path / "whole.memory"
+    long.write_text(document.read_text() * 60)
+    common = ("--model", classifier, "--dtype", "float32", "--no-progress", "--executor", "sequential")
+    process = spawn("read", long, "-o", out, *common, "--every", 512)
+    partial = tmp_path / "a.memory.partial"
+    while not partial.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it had finished before the kill"
+    assert not out.exists()
+    position = int(Memory.load(partial).meta.extra["position"])
+
+    resumed = rmt("read", long, "-o", out, *common, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.output
+    assert rmt("read", long, "-o", whole, *common).exit_code == 0
+    assert 0 < position < Memory.load(whole).meta.tokens_read
+    assert torch.equal(tensors(out), tensors(whole))
+    assert Memory.load(out).meta == Memory.load(whole).meta
+    assert not partial.exists()
+
+
+def test_resume_of_another_document(rmt, classifier, document, tmp_path):
+    out, partial = tmp_path / "a.memory", tmp_path / "a.memory.partial"
+    common = ("--model", classifier, "--no-progress")
+    rmt("read", document, "-o", out, *common)
+    from rmt.cli.models import reader
+
+    reader(classifier).read(document, checkpoint=partial, progress=False)
+    document.write_text(document.read_text() + "More.")
+    refused = rmt("read", document, "-o", out, *common, "--resume")
+    assert refused.exit_code == 2
+    assert "this document" in refused.stderr
+    assert rmt("read", document, "-o", out, *common).exit_code == 0, "without --resume it begins again"

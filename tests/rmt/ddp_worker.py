@@ -1,0 +1,41 @@
+"""One process of a distributed training step; started by test_ddp.py, one for each rank.
+
+    python ddp_worker.py FOLDER RANK WORLD
+
+Trains the model in FOLDER/model on this rank's share of FOLDER/batch.safetensors, for each mode of the recurrence, and
+writes its gradients to FOLDER/MODE-RANK.safetensors.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    """Take part in one step for each mode."""
+    from rmt.models import RMTForCausalLM, RMTForSequenceClassification
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    for kind in (RMTForSequenceClassification, RMTForCausalLM):
+        share = {k: v[rank::world] for k, v in load_file(folder / f"{kind.__name__}.safetensors").items()}
+        for mode in ("plain", "checkpointed"):
+            model = kind.from_pretrained(folder / kind.__name__).train()
+            model.config.recurrence = mode
+            wrapped = DistributedDataParallel(model)
+            for _ in range(2):  # a second step shows that the first left nothing half done
+                model.zero_grad()
+                wrapped(**share).loss.backward()
+            grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            save_file(grads, folder / f"{kind.__name__}-{mode}-{rank}.safetensors")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,153 @@
+"""Reading ahead gives what reading in order gives, from the same batches whether or not a run was broken."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from rmt import reference
+from rmt.errors import InputError
+from rmt.executors import Sequential, Speculative, choose
+from rmt.segments import split
+from tests.rmt.tiny import causal, classifier, content
+
+SIZE = 2
+
+
+class Counting:
+    """A model whose segments write when their first id is odd, or, where ``moody``, in view of the memory too.
+
+    Keeps the sizes of its batches.
+    """
+
+    training = False
+    core = None
+
+    def __init__(self, moody=False):
+        self.batches, self.moody = [], moody
+
+    def cell(self, core, segment, state):
+        self.batches.append(len(segment.ids))
+        memory = state["tokens"]
+        sign = segment.ids[:, 0] + (memory[:, 0, 0].long() if self.moody else 0)
+        wrote = (sign % 2 == 1)[:, None, None]
+        new = torch.where(wrote, memory % 64 * 1.5 + segment.ids.sum(dim=1)[:, None, None], memory)
+        return SimpleNamespace(state={"tokens": new})
+
+
+def pattern(writes, tail=0):
+    """Segments that write where told; ``tail`` tokens of a last, shorter one that writes."""
+    ids = [x for n, write in enumerate(writes) for x in (2 * n + int(write), 7)] + [1] * tail
+    return split(torch.tensor([ids]), None, SIZE)
+
+
+def start():
+    return {"tokens": torch.ones(1, 2, 3)}
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 1), st.integers(1, 9), st.booleans())
+def test_any_pattern_of_writes(writes, tail, chunk, moody):
+    segments = pattern(writes, tail)
+    expected = Sequential().read(Counting(moody), segments, start())["tokens"]
+    model = Counting(moody)
+    assert torch.equal(Speculative(chunk).read(model, iter(segments), start())["tokens"], expected)
+    assert sum(model.batches) <= (1 + Speculative().restart) * len(segments) + chunk, (
+        "rows run in vain are bounded"
+    )
+
+
+@given(st.lists(st.booleans(), min_size=9, max_size=40), st.integers(2, 4))
+def test_a_broken_run_goes_on_with_the_same_batches(writes, chunk):
+    segments = pattern(writes, tail=1)
+    whole, broken = Counting(), Counting()
+    Speculative(chunk).read(whole, segments, start())
+    border = chunk * (len(segments) // chunk // 2)
+    state = Speculative(chunk).read(broken, segments[:border], start())
+    Speculative(chunk).read(broken, segments[border:], state)
+    assert broken.batches == whole.batches
+
+
+def test_batches():
+    quiet, model = [False] * 8, Counting()
+    Speculative(8).read(model, pattern(quiet), start())
+    assert model.batches == [8]
+    once, model = [False, True, *[False] * 6], Counting()
+    Speculative(8).read(model, pattern(once), start())
+    assert model.batches == [8, 4, 2]
+    always, model = [True] * 4, Counting()
+    Speculative(4).read(model, pattern(always, tail=1), start())
+    assert model.batches == [4, 1, 1, 1, 1]
+
+
+def sparse(model, spread=0.6):
+    """Gates that open in some segments only."""
+    torch.manual_seed(3)
+    torch.nn.init.normal_(model.cell.slot_gate.weight, std=spread)
+    torch.nn.init.constant_(model.cell.slot_gate.bias, -5.0)
+    model.config.gate_threshold = 0.1
+    return model.eval()
+
+
+@pytest.mark.parametrize("make", [classifier, causal])
+@pytest.mark.parametrize("length", [40 * 4, 40 * 4 + 3, 2])
+def test_models(make, length):
+    model = sparse(make(memory_update="gated"))
+    segments = model.segments(content(1, length), None)
+    state = model.initial_memory(1).tensors
+    calls = []
+    model.core.register_forward_hook(lambda *_: calls.append(1))
+    with torch.inference_mode():
+        expected = Sequential().read(model, segments, dict(state))["tokens"]
+        in_order = len(calls)
+        ahead = Speculative(8).read(model, segments, dict(state))["tokens"]
+    torch.testing.assert_close(ahead, expected, atol=1e-5, rtol=0)
+    if length > 100:
+        assert not torch.equal(ahead, state["tokens"]), "nothing was written, so nothing was shown"
+        assert len(calls) - in_order < in_order, "more runs of the backbone than one for each segment"
+
+
+def test_against_the_reference():
+    model = sparse(classifier(memory_update="gated"))
+    ids = content(1, 90)
+    with torch.inference_mode():
+        state = Speculative(4).read(model, model.segments(ids, None), dict(model.initial_memory(1).tensors))
+    torch.testing.assert_close(state["tokens"][0], reference.read(model, ids[0].tolist()), atol=1e-5, rtol=0)
+
+
+def test_closed_gates_leave_every_bit():
+    model = classifier(memory_update="gated").eval()
+    torch.nn.init.constant_(model.cell.slot_gate.bias, -20.0)
+    state = {"tokens": torch.randn(1, 3, 32)}
+    with torch.inference_mode():
+        after = Speculative(8).read(model, model.segments(content(1, 100), None), dict(state))
+    assert torch.equal(after["tokens"], state["tokens"])
+
+
+def test_refusals():
+    model = classifier(memory_update="gated")
+    segments, state = model.segments(content(1, 8), None), dict(model.initial_memory(1).tensors)
+    with pytest.raises(InputError, match=r"model\.eval"):
+        Speculative().read(model.train(), segments, state)
+    with pytest.raises(InputError, match="one document"):
+        Speculative().read(
+            model.eval(), model.segments(content(2, 8), None), dict(model.initial_memory(2).tensors)
+        )
+
+
+def test_choice():
+    gated, plain = classifier(memory_update="gated").config, classifier().config
+    assert choose(gated)[0] == Speculative(32)
+    assert choose(gated, "sequential", 8)[0] == Sequential(8)
+    assert choose(plain)[0] == Sequential(32)
+    assert "replace" in choose(plain)[1]
+    assert choose(classifier(memory_update="gated", gate_threshold=0.0).config)[0] == Sequential(32)
+    with pytest.raises(InputError, match="replace"):
+        choose(plain, "speculative")
+    with pytest.raises(InputError, match="wavefront"):
+        choose(gated, "wavefront")
+    with pytest.raises(InputError, match="at least 1"):
+        choose(gated, batch_segments=0)
