@@ -1,9 +1,10 @@
 """The loop over segments, and how gradients flow through it. Knows nothing of cells, heads or losses.
 
-Exact gradients in constant space: with ``checkpointed`` each segment is a non-reentrant checkpoint whose outputs are
-the next memory and what the step emits (a loss, a pooled vector), so between segments only memories and token ids
-stay alive. Truncation is by value: a row whose remaining segments are a multiple of the depth gets its memory
-detached, so the loss at the end of a document sees exactly ``depth`` segments, and nothing beyond.
+Exact gradients in constant space: with ``checkpointed`` each segment is a non-reentrant checkpoint whose
+outputs are the next memory and what the step emits (a loss, a pooled vector), so between segments only
+memories and token ids stay alive. Truncation is by value: a row whose remaining segments are a multiple of
+the depth gets its memory detached, so the loss at the end of a document sees exactly ``depth`` segments, and
+nothing beyond.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ def run(
         step: pure function of a segment and a memory.
         segments: of a batch of documents, from :func:`rmt.segments.split`.
         state: the memory before the first.
-        bptt_depth: segments that a gradient passes through, counted from the end of each document; None for all.
-            A document no longer than the depth is not truncated: gradient reaches the memory before the first
-            segment, so that learned memory tokens train. Detach a memory that was passed in to stop it there.
-        checkpointed: recompute each segment's activations in backward. Random state and autocast are restored, so
-            dropout and mixed precision are those of the first pass.
+        bptt_depth: segments that a gradient passes through, counted from the end of each document; None for
+            all. A document no longer than the depth is not truncated: gradient reaches the memory before the
+            first segment, so that learned memory tokens train. Detach a memory that was passed in to stop it
+            there.
+        checkpointed: recompute each segment's activations in backward. Random state and autocast are
+            restored, so dropout and mixed precision are those of the first pass.
         every_segment_counts: whether a loss hangs on each segment. Where only the last does, segments that no
             gradient can reach are run without a graph.
     """

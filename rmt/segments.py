@@ -53,7 +53,8 @@ def split(
 ) -> list[Segment]:
     """Cut every document into segments of ``size`` tokens, the last one shorter.
 
-    Padding may stand anywhere: each row is first drawn together, so that its segments are those it would have alone.
+    Padding may stand anywhere: each row is first drawn together, so that its segments are those it would have
+    alone.
 
     Args:
         input_ids: token ids, without special tokens.
@@ -66,12 +67,14 @@ def split(
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     if real.shape != input_ids.shape:
         raise InputError(
-            f"attention_mask: expected the shape of input_ids {tuple(input_ids.shape)}, got {tuple(real.shape)}; "
-            "a memory needs no mask of its own, so leave its positions out"
+            f"attention_mask: expected the shape of input_ids {tuple(input_ids.shape)}, got "
+            f"{tuple(real.shape)}; a memory needs no mask of its own, so leave its positions out"
         )
     empty = (~real.any(dim=1)).nonzero().flatten().tolist()
     if empty or input_ids.shape[1] == 0:
-        raise InputError(f"expected at least one token in each row, got none in rows {empty}; drop empty documents")
+        raise InputError(
+            f"expected at least one token in each row, got none in rows {empty}; drop empty documents"
+        )
     columns = compact(real)
     segments = []
     for part in columns.split(size, dim=1):
@@ -84,7 +87,7 @@ def split(
 def join(
     segments: list[Segment], values: list[Shaped[Tensor, "batch _ *rest"]], length: int
 ) -> Shaped[Tensor, "batch seq *rest"]:
-    """Put values computed per segment back where their tokens stood; zero at padding. The inverse of :func:`split`.
+    """Put values computed per segment back where their tokens stood, zero at padding; undoes :func:`split`.
 
     Args:
         segments: from :func:`split`.
@@ -102,7 +105,7 @@ def join(
 def next_token_targets(
     labels: Int[Tensor, "batch seq"], attention_mask: Shaped[Tensor, "batch seq"] | None, ignore: int = -100
 ) -> Int[Tensor, "batch seq"]:
-    """For each real token, the label of the next real token of its row; ``ignore`` at padding and at the last.
+    """For each real token, the label of the next real token of its row; ``ignore`` at padding and the last.
 
     Segment borders do not matter: the last token of a segment predicts the first of the next.
     """

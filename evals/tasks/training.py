@@ -65,6 +65,7 @@ class Stage:
         people: at most so many people whose place is told.
         rooms: how often a document tells where rooms lie.
         near_facts: expected near-facts a document of 128 tokens.
+        relations: facts about rooms: 2 as in the task, or 1 to begin with.
         spread: at most one fact a segment, as in a long text; else anywhere, cut by borders too.
     """
 
@@ -73,7 +74,19 @@ class Stage:
     people: int = 4
     rooms: float = 0.5
     near_facts: float = 0.3
+    relations: int = 2
     spread: bool = False
+
+
+def one_relation(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[tuple[str, int, str], ...]]:
+    """One fact about two rooms, and what can be asked of either: half of :func:`evals.tasks.memory.rooms`."""
+    here, there = (int(r) for r in rng.choice(len(PLACES), 2, replace=False))
+    way = str(rng.choice(tuple(OPPOSITE)))
+    asks = []
+    for side, other, seen in ((here, there, way), (there, here, OPPOSITE[way])):
+        asks.append((f"What is {seen} of the {PLACES[other]}?", side, seen))
+        asks.append((f"What is the {PLACES[other]} {OPPOSITE[seen]} of?", side, seen))
+    return (f"The {PLACES[here]} is {way} of the {PLACES[there]}.",), tuple(asks)
 
 
 @dataclass(frozen=True)
@@ -146,8 +159,8 @@ class MemoryTraining:
         background = self.backgrounds[rng.choice(len(sizes), p=sizes / sizes.sum())]
         maker = MemoryTasks(self.tokenizer, background, length)
         people = [str(p) for p in rng.permutation(PEOPLE)]
-        with_rooms = rng.random() < stage.rooms and not (stage.spread and stage.segments < 2)
-        most = min(stage.people, stage.segments - 2 * with_rooms) if stage.spread else stage.people
+        with_rooms = rng.random() < stage.rooms and not (stage.spread and stage.segments < stage.relations)
+        most = min(stage.people, stage.segments - stage.relations * with_rooms) if stage.spread else stage.people
         told = int(rng.integers(0 if with_rooms else 1, most + 1))
         texts: list[tuple[str, bool]] = []
         questions = []
@@ -157,7 +170,7 @@ class MemoryTraining:
             texts.append((fact, True))
             questions.append(Question("detect", ask, maker.ids(ask), answer, person))
         if with_rooms:
-            facts, asks = rooms(rng)
+            facts, asks = rooms(rng) if stage.relations == 2 else one_relation(rng)
             texts += [(fact, True) for fact in facts]
             for n in (int(rng.integers(2)), 2 + int(rng.integers(2))):
                 ask, answer, way = asks[n]

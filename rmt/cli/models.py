@@ -21,12 +21,14 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
         InputError: no model of that name.
     """
     quiet()
+    from rmt import pretrained
+
     folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        return pretrained.load_folder(folder)
     if (folder / "config.json").is_file():
         return from_folder(folder)
-    from rmt.pretrained import load as load_pretrained
-
-    return load_pretrained(BUNDLED if name == "bundled" else name)
+    return pretrained.load(BUNDLED if name == "bundled" else name)
 
 
 def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:

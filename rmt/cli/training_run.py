@@ -45,7 +45,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class CurriculumSettings:
-    """Stages are SEGMENTSxSIZE:pPEOPLE:rROOMS:nNEAR_FACTS, with :s where facts are spread one a segment."""
+    """Stages are SEGMENTSxSIZE:pPEOPLE:rROOMS:nNEAR_FACTS:fRELATIONS, with :s where facts are spread."""
 
     stages: tuple[str, ...] = (
         "3x16:p3:r0:n0.3:s",
@@ -88,7 +88,7 @@ class Settings:
 
 
 KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
-STAGE = re.compile(r"(\d+)x(\d+)((?::[prn][\d.]+|:s)*)")
+STAGE = re.compile(r"(\d+)x(\d+)((?::[prnf][\d.]+|:s)*)")
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
 
@@ -106,6 +106,7 @@ def stage(text: str) -> Any:
         people=int(parts.get("p", 4)),
         rooms=float(parts.get("r", 0.5)),
         near_facts=float(parts.get("n", 0.3)),
+        relations=int(parts.get("f", 2)),
         spread="s" in parts,
     )
 

@@ -25,10 +25,11 @@ class Speculative:
     """Reads ahead within aligned chunks of segments of one document.
 
     A chunk is tried as one batch. Behind a write the next try ends at the next segment that wrote when it was
-    last read ahead, for it will likely do so again; it is small at first and doubles with each success, so that
-    wrong guesses cannot cost much. A new chunk starts with a full batch, whatever happened before it: which
-    segments share a batch follows from the text alone, so that a run that was broken at a border of chunks goes
-    on with the very same batches (the rounding of a matrix product depends on the rows beside it).
+    last read ahead, for it will likely do so again; it is small at first and doubles with each success, so
+    that wrong guesses cannot cost much. A new chunk starts with a full batch, whatever happened before it:
+    which segments share a batch follows from the text alone, so that a run that was broken at a border of
+    chunks goes on with the very same batches (the rounding of a matrix product depends on the rows beside
+    it).
 
     Attributes:
         batch_segments: segments in a chunk.

@@ -2,8 +2,8 @@
 
     python ddp_worker.py FOLDER RANK WORLD
 
-Trains the model in FOLDER/model on this rank's share of FOLDER/batch.safetensors, for each mode of the recurrence, and
-writes its gradients to FOLDER/MODE-RANK.safetensors.
+Trains each model in FOLDER on this rank's share of its batch, for each mode of the recurrence, and writes the
+gradients to FOLDER/MODEL-MODE-RANK.safetensors.
 """
 
 from __future__ import annotations

@@ -205,7 +205,12 @@ def test_a_model_built_from_a_configuration_alone_is_fully_initialised(
     kind: type[RMTPreTrainedModel], inner: object, update: str
 ) -> None:
     config = RMTConfig(
-        backbone_config=inner, segment_size=4, num_memory_tokens=3, memory_update=update, cls_token_id=1, sep_token_id=2
+        backbone_config=inner,
+        segment_size=4,
+        num_memory_tokens=3,
+        memory_update=update,
+        cls_token_id=1,
+        sep_token_id=2,
     )
     torch.manual_seed(3)
     one = dict(kind(config).cell.named_parameters())

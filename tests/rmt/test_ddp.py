@@ -23,12 +23,17 @@ from .tiny import causal, classifier, content, gradients, largest_gap, ragged
 
 
 def joined_batch(build: Callable[..., RMTPreTrainedModel]) -> dict[str, Tensor]:
-    """Four documents, of which each of two processes takes every second; the same number of labels in each share."""
+    """Four documents, of which each of two processes takes every second; as many labels in each share."""
     ids, mask = ragged([5, 18, 18, 5])
     if build is causal:
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
     labels = torch.tensor([[0, 1], [2, -100], [3, -100], [4, 5]])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "question_ids": content(8, 3).view(4, 2, 3)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "question_ids": content(8, 3).view(4, 2, 3),
+    }
 
 
 @pytest.mark.slow
@@ -39,7 +44,12 @@ def test_gradients_of_two_processes_equal_those_of_one(tmp_path: Path, root: Pat
         save_file(joined_batch(build), tmp_path / f"{name}.safetensors")
     worker = Path(__file__).with_name("ddp_worker.py")
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-P", str(worker), str(tmp_path)]  # -P: the tests' folders must not hide packages
+    command = [
+        sys.executable,
+        "-P",
+        str(worker),
+        str(tmp_path),
+    ]  # -P: the tests' folders must not hide packages
     started = [
         subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
@@ -98,7 +108,9 @@ def trainer(model: RMTPreTrainedModel, folder: Path, **fields: Any) -> tuple[Tra
         **fields,
     )
     data = Documents(model.layout == "decoder")
-    return Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data, compute_metrics=score), seen
+    return Trainer(
+        model=model, args=arguments, train_dataset=data, eval_dataset=data, compute_metrics=score
+    ), seen
 
 
 @pytest.mark.parametrize(

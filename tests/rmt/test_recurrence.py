@@ -35,7 +35,7 @@ def lengths_around(depth: int) -> list[int]:
 def toy_run(
     counts: list[int], depth: int | None, checkpointed: bool, every_segment_counts: bool = True
 ) -> tuple[Tensor, list[Tensor], list[Emit], Tensor]:
-    """Run a toy recurrence; returns the start state, a perturbation per segment, what was emitted, what is left."""
+    """Run a toy recurrence; returns the start, a perturbation per segment, what was emitted, what is left."""
     mask = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
     segments = split(torch.ones(len(counts), max(counts), dtype=torch.long), mask, 1)
     start = torch.randn(len(counts), 1, 4, requires_grad=True)
@@ -116,7 +116,9 @@ def test_nothing_is_recorded_under_no_grad(mode: str) -> None:
 # The same with whole models: words that occur in one segment of one document only.
 
 
-def words_of_one_segment(counts: list[int], size: int = 2) -> tuple[Tensor, Tensor, dict[tuple[int, int], list[int]]]:
+def words_of_one_segment(
+    counts: list[int], size: int = 2
+) -> tuple[Tensor, Tensor, dict[tuple[int, int], list[int]]]:
     """A ragged batch in which every word occurs once; its mask; the words of (document, segment)."""
     words = iter(torch.randperm(VOCAB - FIRST).add(FIRST).tolist())
     ids = torch.zeros(len(counts), max(counts) * size, dtype=torch.long)
@@ -265,14 +267,18 @@ def test_exact_gradients_of_a_language_model_equal_those_of_an_unrolled_twin(mod
     loss.backward()
     got = gradients(model)
     model.zero_grad()
-    total = sum(causal_by_hand(model, ids[r, :n]) for r, n in enumerate(lengths)) / sum(n - 1 for n in lengths)
+    total = sum(causal_by_hand(model, ids[r, :n]) for r, n in enumerate(lengths)) / sum(
+        n - 1 for n in lengths
+    )
     total.backward()
     assert loss.item() == pytest.approx(total.item(), abs=1e-6)
     assert largest_gap(got, gradients(model)) <= 1e-5
     assert max(float(g.abs().max()) for g in got.values()) > 1e-2
 
 
-def step_gradients(model: RMTPreTrainedModel, mode: str, seed: int, bf16: bool) -> tuple[float, dict[str, Tensor]]:
+def step_gradients(
+    model: RMTPreTrainedModel, mode: str, seed: int, bf16: bool
+) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one training step on a ragged batch, with questions."""
     model.config.recurrence = mode
     ids, mask = ragged([5, 12, 18])
@@ -314,7 +320,9 @@ def test_checkpointed_gradients_equal_plain_with_dropout(
 @pytest.fixture(scope="module")
 def activations(root: Path) -> ModuleType:
     """The script that prints these figures, as a module."""
-    spec = importlib.util.spec_from_file_location("activations", root / "scripts" / "bench" / "activations.py")
+    spec = importlib.util.spec_from_file_location(
+        "activations", root / "scripts" / "bench" / "activations.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

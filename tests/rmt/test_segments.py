@@ -75,7 +75,9 @@ def test_gather_brings_values_to_their_tokens(given_batch: tuple[Tensor, Tensor]
 
 
 @given(batches(), st.booleans())
-def test_next_token_targets_equal_a_naive_loop(given_batch: tuple[Tensor, Tensor], without_mask: bool) -> None:
+def test_next_token_targets_equal_a_naive_loop(
+    given_batch: tuple[Tensor, Tensor], without_mask: bool
+) -> None:
     labels, mask = given_batch
     labels = labels.masked_fill(labels % 5 == 0, -100)  # a user's own ignored labels stay ignored
     got = next_token_targets(labels, None if without_mask else mask)
@@ -114,7 +116,7 @@ def test_empty_rows_are_refused_by_number() -> None:
 
 
 def test_mask_of_another_shape_is_refused() -> None:
-    # As where someone adds columns for the memory to the mask, which other libraries ask for. Unwrapped, for the
-    # shape checks, which only tests have, would speak first.
+    # As where someone adds columns for the memory to the mask, which other libraries ask for. Unwrapped, for
+    # the shape checks, which only tests have, would speak first.
     with pytest.raises(InputError, match=r"shape of input_ids \(1, 4\), got \(1, 6\)"):
         inspect.unwrap(split)(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 6), 2)

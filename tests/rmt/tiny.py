@@ -18,33 +18,33 @@ FIRST = 3  # content tokens are FIRST to VOCAB - 1
 
 def bert_config(**changes: Any) -> BertConfig:
     """A BERT of two layers; without dropout unless asked for."""
-    fields = dict(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        cls_token_id=CLS,
-        sep_token_id=SEP,
-        initializer_range=0.2,
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "cls_token_id": CLS,
+        "sep_token_id": SEP,
+        "initializer_range": 0.2,
+    }
     return BertConfig(**(fields | changes))
 
 
 def llama_config(**changes: Any) -> LlamaConfig:
     """A LLaMA of two layers."""
-    fields = dict(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+    }
     return LlamaConfig(**(fields | changes))
 
 
@@ -54,7 +54,8 @@ def classifier(
     """A recurrent BERT with six classes."""
     torch.manual_seed(seed)
     inner = BertModel(
-        bert_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout), add_pooling_layer=False
+        bert_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout),
+        add_pooling_layer=False,
     )
     fields = {"num_labels": 6, "classifier_dropout": dropout} | fields
     return RMTForSequenceClassification.from_backbone(
@@ -88,7 +89,8 @@ def ragged(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     """Gradients by parameter name; zeros where there is none."""
     return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
     }
 
 

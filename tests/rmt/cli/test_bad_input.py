@@ -86,7 +86,8 @@ def test_models(rmt, classifier, document, tmp_path):
         (folder / "config.json").write_text(json.dumps(changed))
         assert one_line(rmt("read", document, "-o", tmp_path / "a", "--model", folder, "--no-progress"), said)
     (folder / "config.json").write_text("{")
-    assert rmt("info", folder).exit_code == 2
+    assert one_line(rmt("info", folder), "expected a model")
+    assert one_line(rmt("info", "no-such-model"), "no-such-model", "bundled model")
 
 
 def test_options(rmt, classifier, document, tmp_path):

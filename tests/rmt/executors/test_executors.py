@@ -19,7 +19,7 @@ SIZE = 2
 
 
 class Counting:
-    """A model whose segments write when their first id is odd, or, where ``moody``, in view of the memory too.
+    """A model whose segments write when their first id is odd (``moody``: in view of the memory, too).
 
     Keeps the sizes of its batches.
     """
