@@ -1,8 +1,8 @@
 """What we ask of a Hugging Face model, per family. The only place that knows one family from another.
 
-A backbone must offer: word embeddings through ``get_input_embeddings()``, a forward that takes ``inputs_embeds`` and
-``attention_mask`` (a decoder also ``position_ids``) and returns ``last_hidden_state``, and a configuration with
-``hidden_size`` and ``vocab_size``.
+A backbone must offer: word embeddings through ``get_input_embeddings()``, a forward that takes
+``inputs_embeds`` and ``attention_mask`` (a decoder also ``position_ids``) and returns ``last_hidden_state``,
+and a configuration with ``hidden_size`` and ``vocab_size``.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def family_of(config: PreTrainedConfig, layout: Layout | None = None) -> Family:
     family = FAMILIES.get(kind)
     if family is None:
         raise InputError(
-            f"expected a backbone of a known family ({', '.join(sorted(FAMILIES))}), got model_type {kind!r}; to add "
-            "one, enter it in rmt.backbone.FAMILIES: it must offer get_input_embeddings(), a forward that takes "
-            "inputs_embeds and attention_mask (a decoder also position_ids) and returns last_hidden_state, and a "
-            "config with hidden_size and vocab_size"
+            f"expected a backbone of a known family ({', '.join(sorted(FAMILIES))}), got model_type {kind!r}; "
+            "to add one, enter it in rmt.backbone.FAMILIES: it must offer get_input_embeddings(), a forward "
+            "that takes inputs_embeds and attention_mask (a decoder also position_ids) and returns "
+            "last_hidden_state, and a config with hidden_size and vocab_size"
         )
     if layout is not None and family.layout != layout:
         known = ", ".join(sorted(k for k, f in FAMILIES.items() if f.layout == layout))
@@ -102,8 +102,8 @@ def check_segment_size(config: PreTrainedConfig, segment_size: int, num_memory_t
     most = max_segment_size(config, num_memory_tokens)
     if most is not None and segment_size > most:
         raise InputError(
-            f"segment_size: expected at most {most} tokens (of the backbone's positions {num_memory_tokens} memory "
-            f"tokens and what surrounds a segment take some), got {segment_size}; choose a smaller one"
+            f"segment_size: expected at most {most} tokens (of the backbone's positions {num_memory_tokens} "
+            f"memory tokens and what surrounds a segment take some), got {segment_size}; choose a smaller one"
         )
 
 
@@ -126,12 +126,13 @@ def special_tokens(config: PreTrainedConfig, given: tuple[int | None, int | None
             found = [tokenizer.cls_token_id, tokenizer.sep_token_id]
         except (OSError, ValueError):
             pass
-    if None in found:
+    opening, closing = found
+    if opening is None or closing is None:
         raise InputError(
-            "expected the ids of the tokens that open and close a text, got none from the backbone's configuration "
-            "or tokenizer; pass cls_token_id= and sep_token_id="
+            "expected the ids of the tokens that open and close a text, got none from the backbone's "
+            "configuration or tokenizer; pass cls_token_id= and sep_token_id="
         )
-    return int(found[0]), int(found[1])
+    return int(opening), int(closing)
 
 
 def base_model(model: PreTrainedModel) -> nn.Module:

@@ -6,8 +6,10 @@ pieces. Knows nothing of command lines, nor of how segments are run (:mod:`rmt.e
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +113,9 @@ class Reader:
         """
         if not isinstance(source, str | Path):
             return self._read_tokens(as_tokens(source), memory, checkpoint, checkpoint_every, progress)
-        beside = None if checkpoint is None else Path(checkpoint).expanduser().resolve().parent
         with (
-            tempfile.TemporaryDirectory(prefix=".rmt-tokens-", dir=beside) as folder,
-            self.tokens_of(source, Path(folder) / "tokens", progress=progress) as tokens,
+            _workplace(checkpoint) as folder,
+            self.tokens_of(source, folder / "tokens", progress=progress) as tokens,
         ):
             return self._read_tokens(tokens, memory, checkpoint, checkpoint_every, progress)
 
@@ -147,9 +148,7 @@ class Reader:
         lengths = {len(d) for d in documents}
         length = max(lengths, default=0)
         if len(lengths) > 1 or not length:
-            raise InputError(
-                f"read_batch: expected documents of one length above 0, got lengths {sorted(lengths)}"
-            )
+            raise InputError(f"read_batch: expected documents of one length above 0, got lengths {sorted(lengths)}")
         if self.executor.name != "sequential":
             return [self.read(document, progress=False) for document in documents]
         state = self.initial(len(documents))
@@ -157,9 +156,7 @@ class Reader:
             state = self.run(np.stack([d[start : start + self.block] for d in documents]), state)
         meta = MemoryMeta(self.fingerprint(), length, -(-length // self.segment_size), extra=self.settings())
         return [
-            Memory({k: t[n : n + 1].clone() for k, t in state.items()}, meta).with_meta(
-                digest=digest_of(document)
-            )
+            Memory({k: t[n : n + 1].clone() for k, t in state.items()}, meta).with_meta(digest=digest_of(document))
             for n, document in enumerate(documents)
         ]
 
@@ -258,3 +255,19 @@ class Reader:
                 f"{memory.meta.model}; use the model that read the document, or read it again"
             )
         return memory.detach().to(self.model.device)
+
+
+@contextmanager
+def _workplace(checkpoint: str | Path | None) -> Iterator[Path]:
+    """A folder for tokens, gone afterwards; beside a checkpoint under one name, so a kill leaves one at most."""
+    if checkpoint is None:
+        with tempfile.TemporaryDirectory(prefix="rmt-") as name:
+            yield Path(name)
+        return
+    path = Path(checkpoint)
+    folder = path.with_name(f".{path.name}.tokens")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

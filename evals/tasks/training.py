@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,8 @@ class MemoryTraining:
         backgrounds: texts to hide facts in, as token ids; drawn in proportion to their length.
         batch_size: documents a batch.
         keys: words that memory tokens are filed under, in their order; () for none.
+        hard: share of documents whose background holds a word of the facts (a name, a place, a direction), the text
+            in which a memory is most tempted to see a fact where none is.
         spoken: answers as tokens behind each question (for a language model), not as classes.
         seed: with the index, all the randomness there is.
     """
@@ -107,6 +110,7 @@ class MemoryTraining:
     batch_size: int
     keys: Sequence[str] = ()
     spoken: bool = False
+    hard: float = 0.5
     seed: int = 0
 
     def batch(self, index: int, stage: Stage) -> dict[str, np.ndarray]:
@@ -139,6 +143,13 @@ class MemoryTraining:
             **({"question_labels": spoken} if self.spoken else {"labels": labels}),
         }
 
+    @cached_property
+    def tempting(self) -> list[np.ndarray]:
+        """Where each background holds a word of the facts."""
+        words = [*PEOPLE, *PLACES, *OPPOSITE]
+        ids = [int(i) for w in words for i in self.tokenizer(" " + w, add_special_tokens=False)["input_ids"]]
+        return [np.flatnonzero(np.isin(np.asarray(b[0 : len(b)]), ids)) for b in self.backgrounds]
+
     def filed(self, document: Document) -> np.ndarray:
         """Under each key, the answer that belongs there; -100 where the document tells none."""
         told = {q.key: q.answer if not self.spoken else int(self.said(q)[-1]) for q in document.questions}
@@ -156,7 +167,8 @@ class MemoryTraining:
         rng = np.random.default_rng((self.seed, index))
         length = stage.segments * stage.segment_size
         sizes = np.array([len(b) for b in self.backgrounds], dtype=float)
-        background = self.backgrounds[rng.choice(len(sizes), p=sizes / sizes.sum())]
+        which = int(rng.choice(len(sizes), p=sizes / sizes.sum()))
+        background = self.backgrounds[which]
         maker = MemoryTasks(self.tokenizer, background, length)
         people = [str(p) for p in rng.permutation(PEOPLE)]
         with_rooms = rng.random() < stage.rooms and not (stage.spread and stage.segments < stage.relations)
@@ -181,6 +193,8 @@ class MemoryTraining:
         room = length
         fitting = [p for p in placed if (room := room - len(p[1])) >= 0 or p[2]]
         start = int(rng.integers(len(background) - length + 1))
+        if rng.random() < self.hard and len(hot := self.tempting[which]):
+            start = int(np.clip(rng.choice(hot) - rng.integers(length), 0, len(background) - length))
         inserts = spread(rng, stage, fitting) if stage.spread else maker.place(rng, fitting)
         return Document(length, inserts, tuple(questions), background, start, index)
 

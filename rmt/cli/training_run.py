@@ -12,7 +12,7 @@ from rmt.errors import InputError
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """An encoder over MiniLM (or another backbone) with LoRA, or a decoder from scratch."""
+    """An encoder over MiniLM (or another backbone) with LoRA, or a decoder from scratch; ``init`` goes on from one."""
 
     kind: str = "encoder"
     backbone: str = "minilm"
@@ -132,6 +132,8 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     torch.manual_seed(settings.seed)
     model: Any
     if s.kind == "decoder":
+        if s.init:
+            return models.RMTForCausalLM.from_pretrained(s.init, **shape)
         model = models.RMTForCausalLM.from_backbone(small_llama(s, tokenizer), **shape)
         model.get_input_embeddings().weight.data.normal_(0, 0.05)
     elif s.kind == "encoder":
@@ -171,13 +173,9 @@ def with_lora(model: Any, settings: Settings) -> Any:
 
 
 def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
-    """A LLaMA-shaped decoder with fresh weights, or the one saved in ``init``."""
+    """A LLaMA-shaped decoder with fresh weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if s.init:
-        from rmt.models import RMTForCausalLM
-
-        return RMTForCausalLM.from_pretrained(s.init).backbone
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=s.hidden_size,

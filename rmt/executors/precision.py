@@ -48,19 +48,20 @@ def for_reading(model: Model, dtype: str | torch.dtype = "auto", *, compile: boo
     """A copy of ``model`` that reads fast; the given one is left as it is.
 
     The copy is in evaluation mode, its backbone and head in ``dtype``, its memory cell in float32: gates
-    decide what is kept for good, and they cost next to nothing. On a CPU attention is written out
-    (``eager``), which is faster there than the fused kernel for segments of some hundred tokens.
+    decide what is kept for good, and they cost next to nothing. In bfloat16 on a CPU attention is written out
+    (``eager``): for segments of 128 tokens that is a few percent faster there than the fused kernel, which
+    is the faster one in float32.
 
     Args:
         model: on the device it is to read on.
         dtype: ``auto`` for :func:`auto_dtype`, or a name or a dtype.
-        compile: run the backbone through ``torch.compile``: minutes at the start, worth it for long
-            documents.
+        compile: run the backbone through ``torch.compile``. Takes half a minute for each shape of batch, and
+            was slower than not doing so on the one CPU it was tried on; measure before relying on it.
     """
     wanted = as_dtype(dtype, model.device)
     twin = copy.deepcopy(model).eval().requires_grad_(False).to(wanted)
     twin.cell = copy.deepcopy(model.cell).eval().requires_grad_(False).float()
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" and wanted == torch.bfloat16:
         _set_attention(twin, "eager")
     if compile:
         twin.core.compile(dynamic=False)

@@ -76,7 +76,9 @@ class RMTPreTrainedModel(PreTrainedModel):
                     init.normal_(gate.weight, mean=0.0, std=0.02 / gate.in_features**0.5)
                     init.constant_(gate.bias, bias)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Recompute activations segment by segment, the only border at which memory stops growing with length."""
         if (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise InputError("gradient checkpointing: expected use_reentrant=False, got True; recurrence needs it")
@@ -98,8 +100,8 @@ class RMTPreTrainedModel(PreTrainedModel):
     def fingerprint(self) -> str:
         """A short name for these weights and the layout they read with.
 
-        Taken from a sample of every tensor, rounded to bfloat16, so that a float32 model and its bfloat16 copy have
-        the same; memories can pass between the two.
+        Taken from a sample of every tensor, rounded to bfloat16, so that a float32 model and its bfloat16
+        copy have the same; memories can pass between the two.
         """
         config = self.config
         digest = hashlib.sha256(
@@ -153,8 +155,7 @@ class RMTPreTrainedModel(PreTrainedModel):
             return self.cell.initial(batch)
         if memory.batch_size != batch:
             raise InputError(
-                f"memory: expected one for each of {batch} rows, got {memory.batch_size}; fork it: "
-                f"memory.fork({batch})"
+                f"memory: expected one for each of {batch} rows, got {memory.batch_size}; fork it: memory.fork({batch})"
             )
         shape = tuple(memory.tensors["tokens"].shape[1:])
         expected = (self.config.num_memory_tokens, self.config.hidden_size)

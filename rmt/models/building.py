@@ -34,7 +34,7 @@ def require_backbone(config: RMTConfig) -> None:
 def encoder_backbone(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | None) -> tuple[str, PreTrainedModel]:
     """The base model behind a name, a folder or a model, without pooler, and where it came from."""
     if isinstance(backbone, PreTrainedModel):
-        model = backbone.base_model
+        model: Any = backbone.base_model
         family_of(model.config, "encoder")
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
@@ -88,8 +88,16 @@ def encoder_config(model: PreTrainedModel, name: str, **fields: Any) -> RMTConfi
     )
 
 
+def word_spread(model: PreTrainedModel) -> float:
+    """Standard deviation of a backbone's word embeddings, which new memory tokens are given too."""
+    embeddings: Any = model.get_input_embeddings()
+    return float(embeddings.weight.detach().float().std())
+
+
 def decoder_config(model: PreTrainedModel, **fields: Any) -> RMTConfig:
     """A full configuration for a decoder, its segment size checked first; special tokens are the backbone's."""
     check_segment_size(model.config, fields["segment_size"], fields["num_memory_tokens"])
-    special = {k: getattr(model.config, k, None) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special: dict[str, Any] = {
+        k: getattr(model.config, k, None) for k in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     return RMTConfig(backbone_config=model.config, **(special | fields))

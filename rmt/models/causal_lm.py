@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from rmt.cache import RMTCache, advance
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.errors import InputError
-from rmt.generation import RMTCache, RMTGenerationMixin, advance
+from rmt.generation import RMTGenerationMixin
 from rmt.logits import Placement, placement, put_back
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel
-from rmt.models.building import decoder_backbone, decoder_config, new_decoder
+from rmt.models.building import decoder_backbone, decoder_config, new_decoder, word_spread
 from rmt.models.outputs import RMTCausalLMOutput
 from rmt.recurrence import Emit, State
 from rmt.segments import Segment, next_token_targets
@@ -46,8 +47,8 @@ class Pass:
 class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
     """A causal language model whose context is a memory of all segments before, and the open one.
 
-    Layout of a segment: [memory | segment | memory] (RMT, arXiv 2207.06881, section 3.2). The first token of a
-    segment is predicted at the last token of the one before.
+    Layout of a segment: [memory | segment | memory] (RMT, arXiv 2207.06881, section 3.2). The first token of
+    a segment is predicted at the last token of the one before.
     """
 
     layout = "decoder"
@@ -82,7 +83,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         model = decoder_backbone(backbone, backbone_kwargs)
         full = decoder_config(model, segment_size=segment_size, num_memory_tokens=num_memory_tokens, **config)
         built = cls(full, model)
-        built.cell.reset_parameters(float(built.get_input_embeddings().weight.detach().float().std()))
+        built.cell.reset_parameters(word_spread(model))
         if model.generation_config is not None:
             built.generation_config = model.generation_config
         return built
@@ -123,32 +124,37 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
 
         Args:
             input_ids: document tokens without special tokens.
-            attention_mask: nonzero at real tokens; padding may stand on either side. Of the shape of ``input_ids``,
-                or with ``past_key_values`` of all columns so far.
-            labels: as a rule ``input_ids`` themselves (shifted inside, across segment borders); -100 is ignored.
+            attention_mask: nonzero at real tokens; padding may stand on either side. Of the shape of
+                ``input_ids``, or with ``past_key_values`` of all columns so far.
+            labels: as a rule ``input_ids`` themselves (shifted inside, across segment borders); -100 is
+                ignored.
             memory: what was read before; None for nothing.
-            logits_to_keep: None for all logits where no ``labels`` were given and none where they were, so that
-                training takes constant space; n > 0 for the last n real positions of each row, right-aligned in
-                (batch, min(n, seq), vocabulary); 0 for all; a tensor for these columns. Zero where no real token is.
-                With questions it applies to them, and None keeps all of theirs and none of the document's.
-            question_ids, question_mask: several prompts to each document, answers appended in training, each asked
-                of a copy of its memory.
+            logits_to_keep: None for all logits where no ``labels`` were given and none where they were, so
+                that training takes constant space; n > 0 for the last n real positions of each row,
+                right-aligned in (batch, min(n, seq), vocabulary); 0 for all; a tensor for these columns. Zero
+                where no real token is. With questions it applies to them, and None keeps all of theirs and
+                none of the document's.
+            question_ids, question_mask: several prompts to each document, answers appended in training, each
+                asked of a copy of its memory.
             question_labels: -100 on the prompts and on padding, the token itself on the answers.
             salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
-            memory_labels: the token that each memory token should stand for after the document, -100 for none: an aid
-                that tells training where to file a fact. Memory tokens are judged by the head itself.
+            memory_labels: the token that each memory token should stand for after the document, -100 for
+                none: an aid that tells training where to file a fact. Memory tokens are judged by the head
+                itself.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
             past_key_values, use_cache: read on with a cache, which leaves the last segment open; see
-                :mod:`rmt.generation`. Without, the last segment is written into the memory however short it is.
+                :mod:`rmt.cache`. Without, the last segment is written into the memory however short it is.
             return_dict: False for a tuple.
 
         Returns:
-            ``loss`` is the mean over tokens with a label; with both kinds of labels, the sum of the two means.
-            ``logits`` of questions have shape (batch, questions, kept, vocabulary).
+            ``loss`` is the mean over tokens with a label; with both kinds of labels, the sum of the two
+            means. ``logits`` of questions have shape (batch, questions, kept, vocabulary).
         """
         if past_key_values is not None or use_cache:
             if labels is not None or question_ids is not None:
-                raise InputError("use_cache: expected no labels and no questions with it, got some; pass use_cache=False")
+                raise InputError(
+                    "use_cache: expected no labels and no questions with it, got some; pass use_cache=False"
+                )
             cached = self._read_on(input_ids, attention_mask, memory, past_key_values, logits_to_keep)
             return cached if return_dict is not False else cached.to_tuple()
         segments = self.segments(input_ids, attention_mask, segment_size)
@@ -170,7 +176,12 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         return out if return_dict is not False else out.to_tuple()
 
     def _read_on(
-        self, ids: Tensor, mask: Tensor | None, memory: Memory | None, cache: RMTCache | None, keep: int | Tensor | None
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        memory: Memory | None,
+        cache: RMTCache | None,
+        keep: int | Tensor | None,
     ) -> RMTCausalLMOutput:
         if cache is None:
             cache = RMTCache.begin(self, memory, ids.shape[0])
@@ -228,7 +239,12 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         return Pass(state, loss, penalty, None if place is None else put_back(segments, kept, place))
 
     def _ask(
-        self, memory: Memory, ids: Tensor, mask: Tensor | None, labels: Tensor | None, keep: int | Tensor | None
+        self,
+        memory: Memory,
+        ids: Tensor,
+        mask: Tensor | None,
+        labels: Tensor | None,
+        keep: int | Tensor | None,
     ) -> tuple[Tensor | None, Tensor]:
         batch, count, width = ids.shape
         flat_mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool()

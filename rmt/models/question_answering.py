@@ -16,7 +16,7 @@ from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel
-from rmt.models.building import encoder_backbone, encoder_config, new_backbone
+from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
 from rmt.models.outputs import RMTQuestionAnsweringOutput
 from rmt.models.spans import Span, SpanSearch, pieces
 from rmt.recurrence import Emit
@@ -26,8 +26,8 @@ from rmt.segments import Segment, join
 class RMTForQuestionAnswering(RMTPreTrainedModel):
     """Start and end of an answer, over all tokens of a document.
 
-    The question is read first, into the memory; then the document, segment by segment, each token giving two numbers:
-    the memory tells every segment what is asked. Nothing else is kept of a segment.
+    The question is read first, into the memory; then the document, segment by segment, each token giving two
+    numbers: the memory tells every segment what is asked. Nothing else is kept of a segment.
     """
 
     layout = "encoder"
@@ -61,11 +61,9 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
                 positions.
         """
         name, model = encoder_backbone(backbone, backbone_kwargs)
-        full = encoder_config(
-            model, name, segment_size=segment_size, num_memory_tokens=num_memory_tokens, **config
-        )
+        full = encoder_config(model, name, segment_size=segment_size, num_memory_tokens=num_memory_tokens, **config)
         built = cls(full, model)
-        built.cell.reset_parameters(float(built.get_input_embeddings().weight.detach().float().std()))
+        built.cell.reset_parameters(word_spread(model))
         return built
 
     def forward(
@@ -87,18 +85,19 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
         Args:
             input_ids: document tokens without special tokens.
             attention_mask: nonzero at real tokens; padding may stand on either side.
-            question_ids, question_mask: one question to each document, read before it. Leave out where ``memory``
-                already holds it.
-            start_positions, end_positions: columns of ``input_ids``. One outside them (an answer that was cut off)
-                counts for nothing in the loss.
+            question_ids, question_mask: one question to each document, read before it. Leave out where
+                ``memory`` already holds it.
+            start_positions, end_positions: columns of ``input_ids``. One outside them (an answer that was cut
+                off) counts for nothing in the loss.
             memory: what was read before; None for nothing.
             salient: true at document tokens worth remembering; guides ``gate_penalty`` in training.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
             return_dict: False for a tuple.
 
         Returns:
-            Logits of shape (batch, seq), minus infinity at padding. The loss is the mean of the cross entropies of
-            start and end over all real tokens of the document (BERT, arXiv 1810.04805, section 4.2).
+            Logits of shape (batch, seq), minus infinity at padding. The loss is the mean of the cross
+            entropies of start and end over all real tokens of the document (BERT, arXiv 1810.04805, section
+            4.2).
         """
         asked = [] if question_ids is None else self.segments(question_ids, question_mask)
         segments = self.segments(input_ids, attention_mask, segment_size)
@@ -109,15 +108,13 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
         def head(_: Segment, out: CellOutput) -> Emit:
             return {"spans": self.qa_outputs(self.dropout(out.hidden)).float()}
 
-        # One recurrence over both, so that the question is within reach of exact and of truncated gradients alike.
-        # The question itself is always worth remembering.
+        # One recurrence over both, so that the question is within reach of exact and of truncated gradients
+        # alike. The question itself is always worth remembering.
         shift = 0 if question_ids is None else question_ids.shape[1]
         behind = [replace(s, source=s.source + shift) for s in segments]
         told = torch.zeros_like(input_ids, dtype=torch.bool) if salient is None else salient.bool()
         worth = F.pad(told, (shift, 0), value=True) if asked or salient is not None else None
-        steps = self.run_segments(
-            [*asked, *behind], state, head, salient=worth, every_segment_counts=True
-        )
+        steps = self.run_segments([*asked, *behind], state, head, salient=worth, every_segment_counts=True)
         for after, emit in steps:
             state = after
             numbers.append(emit["spans"])
@@ -151,15 +148,15 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
 
         Args:
             question_ids, question_mask: questions to the same document, read side by side.
-            document: token ids that can be sliced (a token file, an array, a list), or an iterator of pieces of them,
-                such as ``TokenFile.iter(4096)``.
+            document: token ids that can be sliced (a token file, an array, a list), or an iterator of pieces
+                of them, such as ``TokenFile.iter(4096)``.
             memory: what was read before the questions, of one row or of one a question.
             max_answer_tokens: most tokens of an answer. It may cross segment borders.
             top: answers to each question.
 
         Returns:
-            For each question its spans, best first; positions are tokens of the document. Exactly those that a search
-            over all pairs of the document would give.
+            For each question its spans, best first; positions are tokens of the document. Exactly those that
+            a search over all pairs of the document would give.
 
         Raises:
             InputError: an empty document.

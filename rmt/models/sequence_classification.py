@@ -14,7 +14,7 @@ from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel
-from rmt.models.building import encoder_backbone, encoder_config, new_backbone
+from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
 from rmt.models.outputs import RMTClassifierOutput
 from rmt.recurrence import Emit, State
 from rmt.segments import Segment
@@ -23,8 +23,8 @@ from rmt.segments import Segment
 class RMTForSequenceClassification(RMTPreTrainedModel):
     """A label for a document, from the opening position of its last segment and the memory of all before.
 
-    Questions: ``model(input_ids=document).memory`` once, then ``model(input_ids=question, memory=memory.fork(n))``.
-    In training both go through one call with ``question_ids``.
+    Questions: ``model(input_ids=document).memory`` once, then ``model(input_ids=question,
+    memory=memory.fork(n))``. In training both go through one call with ``question_ids``.
     """
 
     layout = "encoder"
@@ -32,7 +32,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
     def __init__(self, config: RMTConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config, backbone if backbone is not None else new_backbone(config))
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 2))
         self.post_init()
 
     @classmethod
@@ -56,21 +56,27 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             config: further fields of :class:`rmt.RMTConfig`.
 
         Raises:
-            InputError: an unknown family, no opening and closing tokens, or a segment beyond the backbone's positions.
+            InputError: an unknown family, no opening and closing tokens, or a segment beyond the backbone's
+                positions.
         """
         name, model = encoder_backbone(backbone, backbone_kwargs)
         full = encoder_config(
-            model, name, segment_size=segment_size, num_memory_tokens=num_memory_tokens, num_labels=num_labels, **config
+            model,
+            name,
+            segment_size=segment_size,
+            num_memory_tokens=num_memory_tokens,
+            num_labels=num_labels,
+            **config,
         )
         built = cls(full, model)
-        built.cell.reset_parameters(float(built.get_input_embeddings().weight.detach().float().std()))
+        built.cell.reset_parameters(word_spread(model))
         return built
 
     def forward(
         self,
         input_ids: Int[Tensor, "batch seq"],
         attention_mask: Shaped[Tensor, "batch seq"] | None = None,
-        labels: Shaped[Tensor, "..."] | None = None,
+        labels: Shaped[Tensor, ...] | None = None,
         memory: Memory | None = None,
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
@@ -87,10 +93,12 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             attention_mask: nonzero at real tokens; padding may stand on either side.
             labels: classes (batch,), or (batch, questions) with -100 where there is no question.
             memory: what was read before; None for nothing.
-            question_ids, question_mask: several questions of each document, each asked of a copy of its memory.
+            question_ids, question_mask: several questions of each document, each asked of a copy of its
+                memory.
             salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
-            memory_labels: the class that each memory token should stand for after the document, -100 for none: an aid
-                that tells training where to file a fact. Memory tokens are judged by the classifier itself.
+            memory_labels: the class that each memory token should stand for after the document, -100 for
+                none: an aid that tells training where to file a fact. Memory tokens are judged by the
+                classifier itself.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
             return_dict: False for a tuple.
         """
@@ -140,7 +148,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         batch, count, width = ids.shape
         flat_mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool()
         real = flat_mask.any(dim=1)
-        logits = ids.new_zeros(batch * count, self.config.num_labels, dtype=torch.float32)
+        logits = ids.new_zeros(batch * count, self.classifier.out_features, dtype=torch.float32)
         asked = self.segments(ids.reshape(-1, width)[real], flat_mask[real])
         _, pooled, _ = self._read(asked, dict(memory.fork(count).index(real).tensors), None)
         logits = logits.index_put((real,), self.classifier(self.dropout(pooled)).float())

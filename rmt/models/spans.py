@@ -16,7 +16,6 @@ from torch import Tensor
 from rmt.errors import InputError
 
 
-
 @dataclass(frozen=True)
 class Span:
     """Tokens ``start`` to ``end`` of a document, both included, and the sum of their start and end logits."""
@@ -30,8 +29,8 @@ class Span:
 class SpanSearch:
     """The best spans so far, and what a span that ends later still needs: the last few start logits.
 
-    A span (i, j) scores start[i] + end[j], 0 <= j - i < ``longest`` (as in BERT, arXiv 1810.04805, section 4.2). The
-    result is exact over the whole document, whatever the pieces.
+    A span (i, j) scores start[i] + end[j], 0 <= j - i < ``longest`` (as in BERT, arXiv 1810.04805, section
+    4.2). The result is exact over the whole document, whatever the pieces.
 
     Attributes:
         longest: most tokens of an answer.
@@ -91,8 +90,8 @@ def pieces(document: Any, size: int) -> Iterator[Int[Tensor, " width"]]:
     """Token ids of a document as int64 tensors of ``size``, the last shorter.
 
     Args:
-        document: what has a length and gives token ids by slices (a token file, an array, a tensor, a list), or an
-            iterator of such things, read once and never held whole.
+        document: what has a length and gives token ids by slices (a token file, an array, a tensor, a list),
+            or an iterator of such things, read once and never held whole.
         size: tokens of a piece.
     """
     if not isinstance(document, Iterator):
@@ -108,5 +107,3 @@ def pieces(document: Any, size: int) -> Iterator[Int[Tensor, " width"]]:
         held = held[whole:]
     if held.shape[0]:
         yield held
-
-

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from rmt import InputError, RMTCache, RMTForCausalLM
-from rmt.generation import advance
+from rmt.cache import advance
 
 SIZE, PROMPT, NEW = 7, 17, 26
-COMMON = {"vocab_size": 61, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+COMMON = {
+    "vocab_size": 61,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 HEADS = COMMON | SHAPE | {"num_key_value_heads": 1, "head_dim": 8}
 FAMILIES = {
@@ -135,7 +147,11 @@ def test_sampling_equals_a_naive_loop(llama, prompts, arguments):
 
 
 def test_processors(llama, prompts):
-    for arguments in ({"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}, {"bad_words_ids": [[7], [9]]}):
+    for arguments in (
+        {"repetition_penalty": 1.7},
+        {"no_repeat_ngram_size": 2},
+        {"bad_words_ids": [[7], [9]]},
+    ):
         got = llama.generate(**prompts, **arguments, **FREE)
         assert torch.equal(got, llama.generate(**prompts, **arguments, use_cache=False, **FREE))
     assert not bool(torch.isin(got[:, PROMPT:], torch.tensor([7, 9])).any())

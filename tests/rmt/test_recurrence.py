@@ -29,6 +29,14 @@ def lengths_around(depth: int) -> list[int]:
     return sorted({max(1, depth - 1), depth, depth + 1, 2 * depth, 2 * depth + 1})
 
 
+def even(depth: int) -> list[int]:
+    """Documents that all end together, where whole batches are truncated at once."""
+    return [2 * depth + 1] * 2
+
+
+BATCHES = (lengths_around, even)
+
+
 # The loop alone, over a step so small that every derivative can be looked at.
 
 
@@ -65,10 +73,13 @@ def reached(of: Tensor, by: Tensor) -> bool:
     return grad is not None and bool((grad != 0).any())
 
 
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("depth", [*DEPTHS, None])
-def test_each_loss_reaches_its_own_stretch_and_nothing_else(depth: int | None, mode: str) -> None:
-    counts = lengths_around(depth or 3)
+def test_each_loss_reaches_its_own_stretch_and_nothing_else(
+    depth: int | None, mode: str, batch: Callable[[int], list[int]]
+) -> None:
+    counts = batch(depth or 3)
     start, noise, emits, left = toy_run(counts, depth, mode == "checkpointed")
     far = depth or 10**9
     for row, count in enumerate(counts):
@@ -116,9 +127,7 @@ def test_nothing_is_recorded_under_no_grad(mode: str) -> None:
 # The same with whole models: words that occur in one segment of one document only.
 
 
-def words_of_one_segment(
-    counts: list[int], size: int = 2
-) -> tuple[Tensor, Tensor, dict[tuple[int, int], list[int]]]:
+def words_of_one_segment(counts: list[int], size: int = 2) -> tuple[Tensor, Tensor, dict[tuple[int, int], list[int]]]:
     """A ragged batch in which every word occurs once; its mask; the words of (document, segment)."""
     words = iter(torch.randperm(VOCAB - FIRST).add(FIRST).tolist())
     ids = torch.zeros(len(counts), max(counts) * size, dtype=torch.long)
@@ -148,14 +157,19 @@ def last_label(ids: Tensor, mask: Tensor) -> Tensor:
     return labels
 
 
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("update", ["replace", "gated"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("build", [classifier, causal])
 def test_gradient_beyond_the_depth_is_exactly_zero_and_inside_it_is_not(
-    build: Callable[..., RMTPreTrainedModel], depth: int, mode: str, update: str
+    build: Callable[..., RMTPreTrainedModel],
+    depth: int,
+    mode: str,
+    update: str,
+    batch: Callable[[int], list[int]],
 ) -> None:
-    counts = lengths_around(depth)
+    counts = batch(depth)
     model = build(segment_size=2, bptt_depth=depth, recurrence=mode, memory_update=update).train()
     ids, mask, where = words_of_one_segment(counts)
     labels = last_label(ids, mask) if build is causal else torch.arange(len(counts)) % 6
@@ -168,9 +182,7 @@ def test_gradient_beyond_the_depth_is_exactly_zero_and_inside_it_is_not(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("build", [classifier, causal])
-def test_without_a_depth_gradient_reaches_every_segment(
-    build: Callable[..., RMTPreTrainedModel], mode: str
-) -> None:
+def test_without_a_depth_gradient_reaches_every_segment(build: Callable[..., RMTPreTrainedModel], mode: str) -> None:
     counts = [1, 4, 9]
     model = build(segment_size=2, recurrence=mode).train()
     ids, mask, where = words_of_one_segment(counts)
@@ -187,9 +199,7 @@ def test_questions_see_the_last_segments_of_the_document(depth: int) -> None:
     asked = torch.full((len(counts), 1, 2), VOCAB - 1)
     labels = torch.zeros(len(counts), 1, dtype=torch.long)
     ids[ids == VOCAB - 1] = FIRST  # the word of the question occurs in no document
-    grad = embedding_gradient(
-        model, model(input_ids=ids, attention_mask=mask, question_ids=asked, labels=labels).loss
-    )
+    grad = embedding_gradient(model, model(input_ids=ids, attention_mask=mask, question_ids=asked, labels=labels).loss)
     for (row, segment), words in where.items():
         words = [w for w in words if w not in (VOCAB - 1, FIRST)]
         assert bool((grad[words] != 0).any()) == (segment >= counts[row] - depth), (row, segment)
@@ -267,18 +277,14 @@ def test_exact_gradients_of_a_language_model_equal_those_of_an_unrolled_twin(mod
     loss.backward()
     got = gradients(model)
     model.zero_grad()
-    total = sum(causal_by_hand(model, ids[r, :n]) for r, n in enumerate(lengths)) / sum(
-        n - 1 for n in lengths
-    )
+    total = sum(causal_by_hand(model, ids[r, :n]) for r, n in enumerate(lengths)) / sum(n - 1 for n in lengths)
     total.backward()
     assert loss.item() == pytest.approx(total.item(), abs=1e-6)
     assert largest_gap(got, gradients(model)) <= 1e-5
     assert max(float(g.abs().max()) for g in got.values()) > 1e-2
 
 
-def step_gradients(
-    model: RMTPreTrainedModel, mode: str, seed: int, bf16: bool
-) -> tuple[float, dict[str, Tensor]]:
+def step_gradients(model: RMTPreTrainedModel, mode: str, seed: int, bf16: bool) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one training step on a ragged batch, with questions."""
     model.config.recurrence = mode
     ids, mask = ragged([5, 12, 18])
@@ -320,9 +326,7 @@ def test_checkpointed_gradients_equal_plain_with_dropout(
 @pytest.fixture(scope="module")
 def activations(root: Path) -> ModuleType:
     """The script that prints these figures, as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "activations", root / "scripts" / "bench" / "activations.py"
-    )
+    spec = importlib.util.spec_from_file_location("activations", root / "scripts" / "bench" / "activations.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

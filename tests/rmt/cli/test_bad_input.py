@@ -133,8 +133,5 @@ def test_debug_shows_where(rmt, document):
 
 def test_paths_are_users(rmt, monkeypatch, classifier, document):
     monkeypatch.setenv("HOME", str(document.parent))
-    assert (
-        rmt("read", "~/document.txt", "-o", "~/x.memory", "--model", classifier, "--no-progress").exit_code
-        == 0
-    )
+    assert rmt("read", "~/document.txt", "-o", "~/x.memory", "--model", classifier, "--no-progress").exit_code == 0
     assert Path(document.parent / "x.memory").is_file()

@@ -64,9 +64,7 @@ def test_adapter(classifier, document):
     assert torch.equal(states[1].tensors["tokens"], alone.tensors["tokens"])
     answers = model.answer(states[1], made[1].questions)
     spoken = ours.ask(alone, [q.text for q in made[1].questions])
-    assert [PLACES[a] for a in answers] == [a.text for a in spoken], (
-        "labels stand in another order than places"
-    )
+    assert [PLACES[a] for a in answers] == [a.text for a in spoken], "labels stand in another order than places"
     shuffled = model.shuffled(states[0], 0).tensors["tokens"]
     assert not torch.equal(shuffled, states[0].tensors["tokens"])
     assert torch.equal(shuffled.sort(dim=-1).values, states[0].tensors["tokens"].sort(dim=-1).values)

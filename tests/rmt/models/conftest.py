@@ -16,12 +16,19 @@ WIDE = COMMON | {"intermediate_size": 32, "max_position_embeddings": 64, "pad_to
 HEADS = WIDE | {"num_key_value_heads": 1, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2}
 OLD = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
 SMALL_BERT = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 64}
-RELATIVE = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}
+RELATIVE = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "pos_att_type": ["p2c", "c2p"],
+    "type_vocab_size": 0,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": WIDE,
     "roberta": WIDE | {"max_position_embeddings": 66, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     "distilbert": {"vocab_size": VOCAB, "pad_token_id": 0} | SMALL_BERT,
-    "deberta-v2": WIDE | RELATIVE | {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
+    "deberta-v2": WIDE
+    | RELATIVE
+    | {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
     "modernbert": WIDE | SPECIAL | {"bos_token_id": 1, "eos_token_id": 2, "local_attention": 64},
     "llama": HEADS,
     "mistral": HEADS | {"sliding_window": 64},

@@ -151,7 +151,8 @@ def test_decoder_without_head(tiny):
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"), [("bert", 64 - 3 - 3), ("roberta", 66 - 2 - 3 - 3), ("distilbert", 64 - 3 - 3), ("gpt2", 64 - 6)]
+    ("kind", "most"),
+    [("bert", 64 - 3 - 3), ("roberta", 66 - 2 - 3 - 3), ("distilbert", 64 - 3 - 3), ("gpt2", 64 - 6)],
 )
 def test_segment_beyond_positions(kind, most, tiny):
     kit = RMTForCausalLM if kind == "gpt2" else RMTForSequenceClassification

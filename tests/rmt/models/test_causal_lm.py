@@ -58,7 +58,12 @@ def test_checkpointed_equals_plain(model, ragged, depth):
     for recurrence in ("plain", "checkpointed"):
         model.config.recurrence = recurrence
         model.zero_grad()
-        out = model(*ragged, labels=ragged[0], question_ids=ragged[0][:, None, :9], question_labels=ragged[0][:, None, :9])
+        out = model(
+            *ragged,
+            labels=ragged[0],
+            question_ids=ragged[0][:, None, :9],
+            question_labels=ragged[0][:, None, :9],
+        )
         out.loss.backward()
         losses.append(out.loss.detach())
         grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})

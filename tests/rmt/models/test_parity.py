@@ -22,7 +22,9 @@ def ids() -> torch.Tensor:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_encoder_equals_backbone(kind, tiny, ids):
     backbone = tiny(kind)
-    model = RMTForSequenceClassification.from_backbone(backbone, segment_size=16, num_memory_tokens=0, cls_token_id=OPENING.get(kind, 1), sep_token_id=2)
+    model = RMTForSequenceClassification.from_backbone(
+        backbone, segment_size=16, num_memory_tokens=0, cls_token_id=OPENING.get(kind, 1), sep_token_id=2
+    )
     model.eval()
     closed = torch.cat([torch.full((3, 1), OPENING.get(kind, 1)), ids, torch.full((3, 1), 2)], dim=1)
     with torch.no_grad():
@@ -38,7 +40,9 @@ def test_encoder_equals_backbone(kind, tiny, ids):
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_span_model_equals_backbone(kind, tiny, ids):
     backbone = tiny(kind)
-    model = RMTForQuestionAnswering.from_backbone(backbone, segment_size=16, num_memory_tokens=0, cls_token_id=OPENING.get(kind, 1), sep_token_id=2).eval()
+    model = RMTForQuestionAnswering.from_backbone(
+        backbone, segment_size=16, num_memory_tokens=0, cls_token_id=OPENING.get(kind, 1), sep_token_id=2
+    ).eval()
     closed = torch.cat([torch.full((3, 1), OPENING.get(kind, 1)), ids, torch.full((3, 1), 2)], dim=1)
     with torch.no_grad():
         plain = backbone(input_ids=closed, attention_mask=torch.ones_like(closed)).last_hidden_state
@@ -65,7 +69,9 @@ def test_memory_changes_the_answer(kind, tiny, ids):
     torch.manual_seed(1)
     backbone = tiny(kind)
     if kind in ENCODERS:
-        model = RMTForSequenceClassification.from_backbone(backbone, segment_size=16, num_memory_tokens=3, cls_token_id=OPENING.get(kind, 1), sep_token_id=2)
+        model = RMTForSequenceClassification.from_backbone(
+            backbone, segment_size=16, num_memory_tokens=3, cls_token_id=OPENING.get(kind, 1), sep_token_id=2
+        )
     else:
         model = RMTForCausalLM.from_backbone(backbone, segment_size=16, num_memory_tokens=3)
     model.eval()

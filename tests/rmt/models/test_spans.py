@@ -14,9 +14,7 @@ from rmt.models.spans import Span, SpanSearch, pieces
 
 def brute_force(start, end, longest, top):
     found = [
-        Span(i, j, float(start[i] + end[j]))
-        for i in range(len(start))
-        for j in range(i, min(i + longest, len(end)))
+        Span(i, j, float(start[i] + end[j])) for i in range(len(start)) for j in range(i, min(i + longest, len(end)))
     ]
     return sorted(found, key=lambda span: -span.score)[:top]
 

@@ -1,0 +1,96 @@
+"""`rmt demo`: the main job on real text, start to end, with what a person would want to see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rmt.cli.models import MODEL_HELP
+
+if TYPE_CHECKING:
+    import rmt.memory
+
+TASKS = ("memorize", "detect", "detect", "detect", "reasoning")
+
+
+def demo(
+    lengths: Annotated[str, typer.Option(help="Tokens of the documents.")] = "4k,64k,1M",
+    documents: Annotated[str, typer.Option(help="Documents of each length.")] = "16,4,2",
+    text: Annotated[str, typer.Option(help="Text to hide facts in; anything `rmt read` takes.")] = "installed:",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    out: Annotated[Path, typer.Option(help="Folder for the memory, the table and the plot.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Other facts for another seed.")] = 0,
+) -> None:
+    """Hide facts in real English of up to a million tokens, read it into a few kilobytes, and ask for them.
+
+    A run that was broken goes on where it stopped.
+
+    \b
+    Examples:
+      rmt demo
+      rmt demo --lengths 4k,64k --documents 32,8 --text book.txt
+    """
+    from evals import evaluate, table, to_json
+    from evals.plots import accuracy_over_length
+    from evals.tasks.memory import PLACES, MemoryTasks
+    from rmt.cli import models
+    from rmt.cli.adapters import ReaderModel
+    from rmt.cli.evaluate import bad_input, parse_lengths, write
+
+    sizes = parse_lengths(lengths)
+    with bad_input():
+        counts = [int(count) for count in documents.split(",")]
+        if len(counts) != len(sizes):
+            raise ValueError(f"--documents: expected {len(sizes)} numbers, one a length, got {documents!r}")
+        out.mkdir(parents=True, exist_ok=True)
+    reader = models.reader(model)
+    typer.echo(f"Text: {text} into tokens, {out}/text.tokens")
+    with reader.tokens_of(text, out / "text.tokens") as background, bad_input():
+        made = [
+            list(MemoryTasks(reader.tokenizer, background, size, TASKS, 2, seed).documents(count))
+            for size, count in zip(sizes, counts, strict=True)
+        ]
+        flat = [document for group in made for document in group]
+        hidden = f"{len(TASKS)} questions each, {len(made[-1][-1].inserts)} facts hidden in text never seen in training"
+        typer.echo(f"Reading {len(flat)} documents of {lengths} tokens with {model} ({reader.why}): {hidden}")
+
+        class Watched(ReaderModel):
+            """Shows a bar for each long document, and keeps the last memory as a file."""
+
+            def read(self, documents: Sequence[Any]) -> list[rmt.memory.Memory]:
+                from rmt.cli.adapters import DocumentTokens
+
+                long = documents[0].length >= 200_000
+                states = [self.reader.read(DocumentTokens(d), progress=long) for d in documents]
+                states[-1].save(out / "document.memory")
+                return states
+
+        settings = {"text": background.digest, "seed": seed, "documents": documents, "lengths": lengths}
+        cells = evaluate(Watched(reader), flat, log=out / "rows.jsonl", settings=settings)
+    write(out / "results.json", to_json(cells, model=model, fingerprint=reader.fingerprint(), source=text, **settings))
+    picture = accuracy_over_length(cells, out / "memory.png", chance=1 / len(PLACES))
+    typer.echo("\n" + table(cells))
+    say_answers(out, made[-1][-1], len(flat) - 1, PLACES)
+    size = (out / "document.memory").stat().st_size
+    typer.echo(f"\nThe memory of that document: {out}/document.memory, {size / 1000:.0f} kB. Ask it yourself:")
+    typer.echo(f'  rmt ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
+    typer.echo(f"The plot: {picture}")
+    (out / "text.tokens").unlink(missing_ok=True)
+
+
+def say_answers(out: Path, document: Any, number: int, places: Sequence[str]) -> None:
+    """What was asked of the last document, what was hidden, what was answered with its memory and without."""
+    from evals.rows import load_rows
+
+    said: dict[tuple[int, str], str] = {}
+    for row in load_rows(out / "rows.jsonl"):
+        if row.document == number:
+            said[row.question, row.control] = places[row.answered] if row.answered >= 0 else "nothing"
+    typer.echo(f"\nAsked of the last document, {document.length:,} tokens:")
+    typer.echo(f"  {'question':<38}{'hidden':<10}{'answered':<10}with an empty memory")
+    for n, question in enumerate(document.questions):
+        answered, empty = said.get((n, "memory"), "-"), said.get((n, "zeroed"), "-")
+        typer.echo(f"  {question.text:<38}{places[question.answer]:<10}{answered:<10}{empty}")

@@ -1,0 +1,62 @@
+"""Tables, targets and pictures of what ``reading.py`` measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peak
+import speed
+
+from evals.plots import lines
+
+TARGETS = {"speed": 2.5, "memory": 1.05, "activations": 1.10}
+
+
+def verdict(part: str, ratio: float) -> dict[str, Any]:
+    """A ratio beside its target, which speed is to reach and memory not to pass."""
+    target = TARGETS[part]
+    return {
+        "ratio": ratio,
+        "target": target,
+        "met": ratio >= target if part == "speed" else ratio <= target,
+    }
+
+
+def show_activations(rows: list[dict[str, Any]]) -> str:
+    """Rows of ``activations.table`` as a table."""
+    head = "recurrence    segments   saved MB    peak MB   peak / first"
+    return "\n".join(
+        [head]
+        + [
+            f"{r['recurrence']:<12}{r['segments']:>10}{r['saved'] / 1e6:>11.2f}{r['peak'] / 1e6:>11.2f}"
+            f"{r['ratio']:>15.2f}"
+            for r in rows
+        ]
+    )
+
+
+def show(part: str, result: dict[str, Any]) -> str:
+    """A part's table, and its ratio against the target."""
+    body = {"speed": speed.show, "memory": peak.show, "activations": show_activations}[part](result["rows"])
+    got = verdict(part, result["ratio"])
+    sign = "at least" if part == "speed" else "at most"
+    met = "met" if got["met"] else "missed"
+    return f"{body}\n{part}: ratio {got['ratio']:.3f}, target {sign} {got['target']}, {met}\n"
+
+
+def draw(part: str, result: dict[str, Any], out: Path) -> Path:
+    """A part's picture."""
+    ratio, rows = result["ratio"], result["rows"]
+    if part == "speed":
+        how = f"{result['dtype']}, {result['executor']}"
+        title = f"Reading, {ratio:.1f} times the reference ({how})"
+        return lines(speed.curves(rows), out / "speed.png", title=title, ylabel="tokens/s")
+    if part == "memory":
+        title = f"Peak memory: longest over shortest, {ratio:.3f}"
+        return lines(peak.curves(rows), out / "peak_memory.png", title=title, ylabel="resident memory, MB")
+    kinds = dict.fromkeys(row["recurrence"] for row in rows)
+    series = {k: [(r["segments"], r["peak"] / 1e6) for r in rows if r["recurrence"] == k] for k in kinds}
+    title = f"Training step: checkpointed, longest over shortest, {ratio:.2f}"
+    path = out / "activations.png"
+    return lines(series, path, title=title, ylabel="activations, MB", xlabel="segments", log_y=True)

@@ -1,0 +1,92 @@
+"""What the benchmarks measure on: a classifier over MiniLM, and real text cut to a number of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rmt import pretrained
+from rmt.backbone import check_segment_size
+from rmt.data.sources import iter_text
+from rmt.errors import InputError
+from rmt.models.sequence_classification import RMTForSequenceClassification
+
+BUNDLED = "minilm-rmt"
+SHUT = -8.0  # a slot gate of sigmoid(-8) = 0.0003, far below any threshold
+
+
+def resolve(name: str) -> str:
+    """``auto`` is the bundled model where there is one, else ``fresh``; other names stand for themselves."""
+    if name != "auto":
+        return name
+    return BUNDLED if BUNDLED in pretrained.names() else "fresh"
+
+
+def load(name: str, segment_size: int) -> tuple[Any, Any]:
+    """A classifier that reads in segments of ``segment_size`` tokens, and its tokenizer.
+
+    Args:
+        name: ``auto``; ``fresh`` for MiniLM with an untrained memory whose gates stay shut, which is how a
+            trained one reads background; a bundled model; or a folder with one.
+
+    Raises:
+        InputError: no model of that name, one that does not classify, or segments that are too long for it.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    name = resolve(name)
+    if name == "fresh":
+        return fresh(segment_size), AutoTokenizer.from_pretrained(pretrained.minilm())
+    folder = Path(name).expanduser()
+    whole = (folder / "config.json").is_file()
+    model, tokenizer = pretrained.load_folder(folder) if whole else pretrained.load(name)
+    if not isinstance(model, RMTForSequenceClassification):
+        raise InputError(f"--model: expected a classifier, got {type(model).__name__}; try {BUNDLED}")
+    check_segment_size(model.config.backbone_config, segment_size, model.config.num_memory_tokens)
+    model.config.segment_size = segment_size
+    return model, tokenizer
+
+
+def fresh(segment_size: int) -> RMTForSequenceClassification:
+    """MiniLM with an untrained gated memory of 10 tokens whose gates stay shut."""
+    torch.manual_seed(0)
+    model = RMTForSequenceClassification.from_backbone(
+        pretrained.minilm(),
+        segment_size=segment_size,
+        num_memory_tokens=10,
+        num_labels=6,
+        memory_update="gated",
+    )
+    assert model.cell.slot_gate is not None
+    nn.init.constant_(model.cell.slot_gate.bias, SHUT)
+    return model.eval()
+
+
+def cut(source: str, tokenizer: Any, length: int, path: Path) -> Path:
+    """Write the first ``length`` tokens of a text source to ``path``, as text; give or take a few, where a
+    piece of the source ends inside a word.
+
+    Raises:
+        InputError: a source that is missing or too short; text is never repeated.
+    """
+    count = 0
+    with path.open("w", encoding="utf-8") as out:
+        for piece in iter_text(source):
+            offsets = tokenizer(
+                piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            ).offset_mapping
+            if count + len(offsets) >= length:
+                out.write(piece[: offsets[length - count - 1][1]])
+                return path
+            out.write(piece)
+            count += len(offsets)
+    raise InputError(
+        f"--text: expected at least {length:,} tokens in {source}, got {count:,}; "
+        "give a longer text or a smaller --max-length"
+    )
