@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 from math import inf
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -84,7 +84,7 @@ class RMTConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A configuration from what :meth:`to_dict` gave; arguments of ``PreTrainedConfig.from_dict``."""
         made = super().from_dict({**config_dict, FROM_FILE: True}, **kwargs)
-        config: Self = made[0] if isinstance(made, tuple) else made
+        config: RMTConfig = made[0] if isinstance(made, tuple) else made
         config._validate()  # keyword arguments are set after construction
         return made
 

@@ -6,6 +6,7 @@ Knows nothing of documents, losses or other segments.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -126,7 +127,7 @@ class TokenMemoryCell(nn.Module):
     def _encode(
         self, backbone: nn.Module, segment: Segment, memory: Float[Tensor, "batch memory hidden"]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        embed = backbone.get_input_embeddings()
+        embed = embeddings(backbone)
         batch, width = segment.ids.shape
         count = memory.shape[1]
         closed, seen = close(segment, int(self.config.sep_token_id or 0))
@@ -144,7 +145,7 @@ class TokenMemoryCell(nn.Module):
     def _decode(
         self, backbone: nn.Module, segment: Segment, memory: Float[Tensor, "batch memory hidden"]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        embed = backbone.get_input_embeddings()
+        embed = embeddings(backbone)
         batch, width = segment.ids.shape
         count = memory.shape[1]
         text = embed(segment.ids)
@@ -157,6 +158,12 @@ class TokenMemoryCell(nn.Module):
             inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
         return out[:, count : count + width], out[:, 0], out[:, count + width :]
+
+
+def embeddings(backbone: nn.Module) -> nn.Module:
+    """Word embeddings of a base model."""
+    found: Any = backbone.get_input_embeddings
+    return found()
 
 
 def close(segment: Segment, closing: int) -> tuple[Int[Tensor, "batch closed"], Tensor]:

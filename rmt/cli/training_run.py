@@ -120,7 +120,7 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     from rmt.pretrained import minilm
 
     s = settings.model
-    shape = {
+    shape: dict[str, Any] = {
         "segment_size": s.segment_size,
         "num_memory_tokens": len(KEYS),
         "memory_update": s.memory_update,
@@ -188,9 +188,8 @@ def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager",
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM._from_config(config, attn_implementation="eager")
 
 
 def backgrounds(settings: Settings, tokenizer: Any) -> list[Any]:
@@ -278,9 +277,16 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the trained model: an adapter with the configuration beside it, or the whole model in bfloat16."""
     import torch
 
+    from rmt.pretrained import HUB_MINILM, minilm
+
     if hasattr(model, "peft_config"):
+        inner = model.base_model.model
+        if inner.config.backbone_config._name_or_path == minilm():
+            # Weights of the hub, wherever they were found: no folder of this machine belongs in a checkpoint.
+            inner.config.backbone_config._name_or_path = HUB_MINILM
+            model.peft_config["default"].base_model_name_or_path = HUB_MINILM
         model.save_pretrained(folder)
-        model.base_model.model.config.save_pretrained(folder)
+        inner.config.save_pretrained(folder)
         return
     copy = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=copy)

@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         for part in args.only:
             with tempfile.TemporaryDirectory(prefix="rmt-bench-") as folder:
                 result = MEASURES[part](args, Path(folder))
-            result |= figures.verdict(part, result["ratio"])
+            result |= figures.verdict(part, result["ratio"], args.quick)
             keep(args.out / "reading.json", settings(args), part, result)
             print(figures.show(part, result))
             print(f"{figures.draw(part, result, args.out)}\n", flush=True)

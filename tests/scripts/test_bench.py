@@ -1,0 +1,175 @@
+"""The benchmark runs, its figures follow from one another, and its measure of memory measures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "scripts" / "bench"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH / "reading.py"), *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a module of the benchmark by name, as its programs do."""
+    monkeypatch.syspath_prepend(BENCH)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCH:
+            del sys.modules[name]
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_what_it_measured(tmp_path):
+    done = run("--quick", "--max-length", "1000", "--segment-size", "64", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "reading.json").read_text())
+    assert results["settings"]["segment_size"] == 64
+    assert results["settings"]["quick"] is True
+
+    speed = results["speed"]
+    assert [row["length"] for row in speed["rows"]] == [250, 1000]
+    for row in speed["rows"]:
+        pairs = zip(row["reader_tokens_per_s"], row["reference_tokens_per_s"], strict=True)
+        assert row["ratios"] == pytest.approx([ours / theirs for ours, theirs in pairs])
+        assert row["ratio"] == pytest.approx(median(row["ratios"]))
+        assert len(row["ratios"]) == 2
+        assert row["rows_per_segment"] >= 1
+        assert (row["questions"] is None) == (results["settings"]["model"] == "fresh")
+    assert speed["ratio"] == min(row["ratio"] for row in speed["rows"])
+    assert speed["met"] is None  # a quick run judges nothing
+
+    memory = results["memory"]
+    assert [row["length"] for row in memory["rows"]] == pytest.approx([250, 1000], abs=5)
+    for row in memory["rows"]:
+        assert row["process_mb"] >= row["reading_mb"] > 100  # torch alone takes more
+        assert 0 < row["memory_bytes"] <= 64 * 1024
+    first, last = memory["rows"]
+    assert memory["reading_ratio"] == pytest.approx(last["reading_mb"] / first["reading_mb"])
+    assert memory["ratio"] == max(memory["reading_ratio"], memory["process_ratio"])
+
+    rows = {(row["recurrence"], row["segments"]): row["peak"] for row in results["activations"]["rows"]}
+    assert set(rows) == {(kind, n) for kind in ("plain", "checkpointed") for n in (4, 16, 64)}
+    assert rows["plain", 64] > 2 * rows["plain", 4] > 0
+    assert results["activations"]["ratio"] == pytest.approx(rows["checkpointed", 64] / rows["checkpointed", 4])
+
+    for name in ("speed", "peak_memory", "activations"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_sides_are_compared_where_memory_is_written(bench):
+    """Gates that open: memories are not empty, agree, and answers agree; another twin does not."""
+    import torch
+
+    from evals.tasks.memory import MemoryTasks
+    from rmt.reader import Reader
+    from rmt.reference import as_reference
+
+    speed, subject = bench("speed"), bench("subject")
+    model, tokenizer = subject.load("fresh", 64)
+    torch.nn.init.zeros_(model.cell.slot_gate.bias)
+    background = np.random.default_rng(0).integers(1000, 20000, 300)
+    document = MemoryTasks(tokenizer, background, 200).document(0)
+    reader = Reader(model, tokenizer, dtype="float32")
+    got = speed.read_both(reader, as_reference(model), document, reader_first=True)
+    assert got.gap <= 1e-4 * got.size
+    assert got.same == got.questions == 3
+    assert got.rows > 1  # every segment wrote, so those read ahead of it were read in vain
+
+    other = as_reference(model)
+    torch.nn.init.constant_(other.cell.slot_gate.bias, 1.0)
+    assert speed.read_both(reader, other, document, reader_first=False).gap > 1e-3 * got.size
+
+
+@pytest.mark.parametrize(
+    ("part", "ratio", "met"),
+    [("speed", 2.5, True), ("speed", 2.4, False), ("memory", 1.05, True), ("memory", 1.06, False)],
+)
+def test_speed_reaches_its_target_and_memory_stays_below(bench, part, ratio, met):
+    assert bench("figures").verdict(part, ratio, quick=False)["met"] is met
+    assert bench("figures").verdict(part, ratio, quick=True)["met"] is None
+
+
+def test_a_ratio_is_that_of_the_longest_document_and_the_worse_count(bench):
+    peak = bench("peak")
+    rows = [
+        {"length": 10, "reading_mb": 100.0, "process_mb": 200.0},
+        {"length": 1000, "reading_mb": 110.0, "process_mb": 200.0},
+        {"length": 100, "reading_mb": 400.0, "process_mb": 400.0},
+    ]
+    assert peak.ratios(rows)["ratio"] == pytest.approx(1.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset a peak")
+def test_a_peak_is_seen_after_it_is_gone_and_not_inherited():
+    """In a process started by one that is larger by 300 MB."""
+    child = (
+        "import peak; before = peak.peak_mb(); b = bytearray(b'x') * 100_000_000; del b; after = peak.peak_mb();"
+        "reset = peak.reset_peak(); print(before, after, peak.peak_mb(), reset)"
+    )
+    parent = (
+        "import subprocess, sys; held = bytearray(b'x') * 300_000_000;"
+        f"print(subprocess.check_output([sys.executable, '-c', {child!r}], text=True))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(BENCH)}
+    out = subprocess.check_output([sys.executable, "-c", parent], env=env, text=True).split()
+    before, after, again = map(float, out[:3])
+    assert before < 150
+    assert after - before > 95
+    if out[3] == "True":
+        assert again < before + 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--repeats", "0"], "--repeats: expected at least 1, got 0"),
+        (["--quick", "--only", "speed", "--model", "none", "--max-length", "1000"], "none: expected"),
+    ],
+)
+def test_bad_input_is_one_line(bench, tmp_path, capsys, arguments, said):
+    assert bench("reading").main([*arguments, "--out", str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_text_is_cut_to_a_number_of_tokens_and_never_repeated(bench, tmp_path):
+    from rmt.errors import InputError
+
+    subject = bench("subject")
+    _, tokenizer = subject.load("fresh", 64)
+    source = tmp_path / "source.txt"
+    source.write_text("The river bank was quiet in 1859, and nobody came. " * 50)
+    path = subject.cut(str(source), tokenizer, 101, tmp_path / "cut.txt")
+    assert len(tokenizer(path.read_text(), add_special_tokens=False).input_ids) == 101
+    with pytest.raises(InputError, match="expected at least 100,000 tokens"):
+        subject.cut(str(source), tokenizer, 100_000, tmp_path / "cut.txt")
+
+
+def test_parts_with_other_settings_are_not_mixed(bench, tmp_path):
+    reading, path = bench("reading"), tmp_path / "reading.json"
+    reading.keep(path, {"model": "a"}, "speed", {"ratio": 1})
+    reading.keep(path, {"model": "a"}, "memory", {"ratio": 2})
+    assert json.loads(path.read_text()) == {
+        "settings": {"model": "a"},
+        "speed": {"ratio": 1},
+        "memory": {"ratio": 2},
+    }
+    reading.keep(path, {"model": "b"}, "memory", {"ratio": 3})
+    assert json.loads(path.read_text()) == {"settings": {"model": "b"}, "memory": {"ratio": 3}}
