@@ -28,21 +28,30 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rmt", "efficiency", "multimodal", "evals")
 # A Hugging Face config takes keywords beyond its dataclass fields, which the check of a dataclass's signature
-# would refuse. Such classes live in modules of their own; they hold no tensors.
-UNCHECKED = {"rmt.config"}
+# would refuse, and accelerate builds model outputs from a dictionary. Both live in modules of their own.
+UNCHECKED = {"rmt.config", "rmt.models.outputs"}
 # With the numeric tower an int is accepted where a float is declared, as in PEP 484.
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
 
 def checked_modules(root: Path = ROOT) -> list[str]:
-    """Dotted names of all modules and subpackages directly inside the four packages, less the unchecked."""
-    names = {
-        f"{package}.{entry.stem}"
-        for package in PACKAGES
-        for entry in (root / package).iterdir()
-        if entry.suffix == ".py" or (entry / "__init__.py").is_file()
-    }
-    return sorted(name for name in names - UNCHECKED if not name.endswith(".__init__"))
+    """Dotted names of all modules and subpackages of the four packages, less the unchecked.
+
+    A subpackage that holds an unchecked module is listed module by module.
+    """
+
+    def inside(folder: Path, name: str) -> set[str]:
+        found: set[str] = set()
+        for entry in folder.iterdir():
+            dotted = f"{name}.{entry.stem}"
+            if (entry / "__init__.py").is_file():
+                split = any(u.startswith(f"{dotted}.") for u in UNCHECKED)
+                found |= inside(entry, dotted) if split else {dotted}
+            elif entry.suffix == ".py" and entry.stem != "__init__":
+                found.add(dotted)
+        return found
+
+    return sorted(set().union(*(inside(root / package, package) for package in PACKAGES)) - UNCHECKED)
 
 
 _early = sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES)

@@ -119,7 +119,7 @@ class MemoryTraining:
         Returns:
             input_ids, salient (batch, tokens); question_ids, question_mask (batch, questions, width), empty where a
             document has fewer questions. With classes: labels (batch, questions), -100 where there is no question.
-            With spoken answers: question_labels like question_ids, -100 but on the answer. With keys: memory_labels
+            With spoken answers: question_targets like question_ids, -100 but on the answer. With keys: memory_targets
             (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold.
         """
         documents = [self.document(index * self.batch_size + i, stage) for i in range(self.batch_size)]
@@ -134,13 +134,13 @@ class MemoryTraining:
                 mask[row, column, : len(said)] = 1
                 spoken[row, column, len(question.ids) : len(said)] = said[len(question.ids) :]
                 labels[row, column] = question.answer
-        filed = {} if not self.keys else {"memory_labels": np.stack([self.filed(d) for d in documents])}
+        filed = {} if not self.keys else {"memory_targets": np.stack([self.filed(d) for d in documents])}
         return filed | {
             "input_ids": np.stack([d.tokens() for d in documents]),
             "salient": np.stack([d.salient() for d in documents]),
             "question_ids": ids,
             "question_mask": mask,
-            **({"question_labels": spoken} if self.spoken else {"labels": labels}),
+            **({"question_targets": spoken} if self.spoken else {"labels": labels}),
         }
 
     @cached_property

@@ -213,7 +213,7 @@ def accuracy(batch: Any, out: Any) -> float:
     if "labels" in batch:
         right, asked = out.logits.argmax(-1) == batch["labels"], batch["labels"] >= 0
     else:
-        wanted = batch["question_labels"].max(-1).values
+        wanted = batch["question_targets"].max(-1).values
         right, asked = out.logits[:, :, -2].argmax(-1) == wanted, wanted >= 0
     return float(right[asked].float().mean())
 

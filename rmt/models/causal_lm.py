@@ -111,9 +111,9 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         logits_to_keep: int | Int[Tensor, " kept"] | None = None,
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
-        question_labels: Int[Tensor, "batch questions width"] | None = None,
+        question_targets: Int[Tensor, "batch questions width"] | None = None,
         salient: Shaped[Tensor, "batch seq"] | None = None,
-        memory_labels: Int[Tensor, "batch memory"] | None = None,
+        memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
         past_key_values: RMTCache | None = None,
         use_cache: bool | None = None,
@@ -136,9 +136,9 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
                 none of the document's.
             question_ids, question_mask: several prompts to each document, answers appended in training, each
                 asked of a copy of its memory.
-            question_labels: -100 on the prompts and on padding, the token itself on the answers.
+            question_targets: -100 on the prompts and on padding, the token itself on the answers.
             salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
-            memory_labels: the token that each memory token should stand for after the document, -100 for
+            memory_targets: the token that each memory token should stand for after the document, -100 for
                 none: an aid that tells training where to file a fact. Memory tokens are judged by the head
                 itself.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
@@ -166,10 +166,10 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         after = self.memory_after(read.state, memory, segments)
         loss, logits = mean_loss(read.loss, targets), read.logits
         if question_ids is not None:
-            asked, logits = self._ask(after, question_ids, question_mask, question_labels, logits_to_keep)
+            asked, logits = self._ask(after, question_ids, question_mask, question_targets, logits_to_keep)
             loss = asked if loss is None else loss if asked is None else loss + asked
-        if loss is not None and memory_labels is not None:
-            loss = loss + self.filing_loss(after, memory_labels)
+        if loss is not None and memory_targets is not None:
+            loss = loss + self.filing_loss(after, memory_targets)
         if loss is not None and read.penalty is not None:
             loss = loss + self.config.gate_penalty * read.penalty / len(segments)
         out = RMTCausalLMOutput(loss=loss, logits=logits, memory=after)

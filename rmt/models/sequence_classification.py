@@ -81,7 +81,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
         salient: Shaped[Tensor, "batch seq"] | None = None,
-        memory_labels: Int[Tensor, "batch memory"] | None = None,
+        memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
         return_dict: bool | None = None,
         **_: Any,
@@ -96,7 +96,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             question_ids, question_mask: several questions of each document, each asked of a copy of its
                 memory.
             salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
-            memory_labels: the class that each memory token should stand for after the document, -100 for
+            memory_targets: the class that each memory token should stand for after the document, -100 for
                 none: an aid that tells training where to file a fact. Memory tokens are judged by the
                 classifier itself.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
@@ -113,8 +113,8 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten().long(), ignore_index=-100)
-            if memory_labels is not None:
-                loss = loss + self.filing_loss(after, memory_labels)
+            if memory_targets is not None:
+                loss = loss + self.filing_loss(after, memory_targets)
             if penalty is not None:
                 loss = loss + self.config.gate_penalty * penalty / len(segments)
         out = RMTClassifierOutput(loss=loss, logits=logits, memory=after)

@@ -53,7 +53,7 @@ def measure_speed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     reader, twin = Reader(model, tokenizer, dtype=args.dtype, executor=args.executor), as_reference(model)
     lengths = ladder(SPEED_LENGTHS, min(args.max_length, SPEED_LENGTHS[-1]))
     text = subject.cut(args.text, tokenizer, SPARE * lengths[-1], folder / "speed.txt")
-    trained = subject.resolve(args.model) != "fresh"
+    trained = args.model != "fresh"
     with reader.tokens_of(text, folder / "speed.tokens", progress=False) as background:
         return speed.measure(reader, twin, background, lengths, args.repeats, trained)
 
@@ -93,8 +93,8 @@ def say(line: str) -> None:
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures belong to."""
-    given = {name: getattr(args, name) for name in ("text", "segment_size", "dtype", "executor", "quick")}
-    return {"model": subject.resolve(args.model), **given}
+    names = ("model", "text", "segment_size", "dtype", "executor", "quick")
+    return {name: getattr(args, name) for name in names}
 
 
 def keep(path: Path, made_with: dict[str, Any], part: str, result: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ def keep(path: Path, made_with: dict[str, Any], part: str, result: dict[str, Any
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Arguments, with what --quick stands for filled in.
+    """Arguments, with what --quick and --model auto stand for filled in: one model for all parts.
 
     Raises:
         InputError: a number out of its range.
@@ -132,6 +132,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if (got := getattr(args, name)) < least:
             option = "--" + name.replace("_", "-")
             raise InputError(f"{option}: expected at least {least}, got {got}; give a larger number")
+    args.model = subject.resolve(args.model)
     return args
 
 

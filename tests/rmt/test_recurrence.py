@@ -293,7 +293,7 @@ def step_gradients(model: RMTPreTrainedModel, mode: str, seed: int, bf16: bool) 
     if model.layout == "encoder":
         batch |= {"labels": torch.tensor([[0, 1], [2, -100], [4, 5]])}
     else:
-        batch |= {"labels": ids.masked_fill(mask == 0, -100), "question_labels": questions}
+        batch |= {"labels": ids.masked_fill(mask == 0, -100), "question_targets": questions}
     model.zero_grad()
     torch.manual_seed(seed)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -62,7 +62,7 @@ def test_checkpointed_equals_plain(model, ragged, depth):
             *ragged,
             labels=ragged[0],
             question_ids=ragged[0][:, None, :9],
-            question_labels=ragged[0][:, None, :9],
+            question_targets=ragged[0][:, None, :9],
         )
         out.loss.backward()
         losses.append(out.loss.detach())
@@ -111,7 +111,7 @@ def test_questions_equal_two_calls(model, ragged):
     mask[0, 1], mask[1, 0, :3], mask[2, 0, 4:] = 0, 0, 0
     labels = questions.masked_fill(mask == 0, -100)
     labels[:, :, :5] = -100
-    out = model(*ragged, question_ids=questions, question_mask=mask, question_labels=labels)
+    out = model(*ragged, question_ids=questions, question_mask=mask, question_targets=labels)
     assert out.logits.shape == (3, 2, 9, 61)
     terms = []
     for row in range(3):
@@ -128,7 +128,7 @@ def test_questions_equal_two_calls(model, ragged):
 
 
 def test_two_losses_add(model, ragged):
-    asked = {"question_ids": ragged[0][:, None, :9], "question_labels": ragged[0][:, None, :9]}
+    asked = {"question_ids": ragged[0][:, None, :9], "question_targets": ragged[0][:, None, :9]}
     both = model(*ragged, labels=ragged[0], **asked).loss
     one, other = model(*ragged, labels=ragged[0]).loss, model(*ragged, **asked).loss
     torch.testing.assert_close(both, one + other, **CLOSE)
@@ -139,7 +139,7 @@ def test_question_trains_what_the_document_wrote(model, ragged):
     word = 60
     ids = ragged[0].clamp(max=59)
     ids[:, 0] = word  # stands in the document only, three segments before its end
-    model(ids, question_ids=ids[:, None, 3:9], question_labels=ids[:, None, 3:9]).loss.backward()
+    model(ids, question_ids=ids[:, None, 3:9], question_targets=ids[:, None, 3:9]).loss.backward()
     assert embeddings.weight.grad[word].abs().max() > 0
 
 
