@@ -181,9 +181,7 @@ class _Digests:
             digest = document_digest(self._documents[index])
             twin = next((other for other, known in self._known.items() if known == digest), None)
             if twin is not None:
-                raise ValueError(
-                    f"expected different documents, got the same as {twin} and {index}; give each a seed"
-                )
+                raise ValueError(f"expected different documents, got the same as {twin} and {index}; give each a seed")
             self._known[index] = digest
         return self._known[index]
 
@@ -191,17 +189,11 @@ class _Digests:
 def _check_request(documents: Sequence[Document], controls: Sequence[str], batch_size: int) -> None:
     unknown = [control for control in controls if control not in CONTROLS]
     if unknown:
-        raise ValueError(
-            f"expected controls out of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out"
-        )
+        raise ValueError(f"expected controls out of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out")
     if not any(document.questions for document in documents):
-        raise ValueError(
-            f"expected documents with questions, got {len(documents)} without; give at least one"
-        )
+        raise ValueError(f"expected documents with questions, got {len(documents)} without; give at least one")
     if batch_size < 1:
-        raise ValueError(
-            f"expected a batch size of at least 1, got {batch_size}; 1 reads one document at a time"
-        )
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}; 1 reads one document at a time")
 
 
 def _plan(documents: Sequence[Document], controls: Sequence[str]) -> list[list[_Ask]]:
@@ -267,9 +259,7 @@ def _answer_batch(
     """Read a batch and log what is missing. A broken group is asked whole, so that no rounding differs."""
     states = model.read([documents[index] for index in batch])
     if len(states) != len(batch):
-        raise ValueError(
-            f"expected {len(batch)} memories, got {len(states)}; read returns one for each document"
-        )
+        raise ValueError(f"expected {len(batch)} memories, got {len(states)}; read returns one for each document")
     for index, state in zip(batch, states, strict=True):
         for control in dict.fromkeys(ask.control for ask in plan[index]):
             asks = [ask for ask in plan[index] if ask.control == control]
@@ -291,14 +281,10 @@ def _answer_batch(
 def _answers(model: MemoryModel[State], state: State, questions: Sequence[Question]) -> list[int]:
     answers = [int(answer) for answer in model.answer(state, questions)]
     if len(answers) != len(questions):
-        raise ValueError(
-            f"expected {len(questions)} answers, got {len(answers)}; answer returns one for each question"
-        )
+        raise ValueError(f"expected {len(questions)} answers, got {len(answers)}; answer returns one for each question")
     return answers
 
 
 def _row(ask: _Ask, question: Question, answer: int, length: int, digests: _Digests) -> Row:
     digest, number, control, source = _key(ask, digests)
-    return Row(
-        question.task, length, control, ask.document, number, digest, source, int(question.answer), answer
-    )
+    return Row(question.task, length, control, ask.document, number, digest, source, int(question.answer), answer)

@@ -76,9 +76,7 @@ def channel_order(width: int, seed: int = 0) -> Int[np.ndarray, " width"]:
     Returns int64 indices: ``memory[..., channel_order(hidden)]``. Raises ValueError for a width below 2.
     """
     if width < 2:
-        raise ValueError(
-            f"expected at least 2 channels to put in another order, got {width}; leave out shuffled"
-        )
+        raise ValueError(f"expected at least 2 channels to put in another order, got {width}; leave out shuffled")
     generator = np.random.default_rng(seed)
     order = np.arange(width)
     for last in range(width - 1, 0, -1):

@@ -58,11 +58,7 @@ def short_count(count: int) -> str:
     base = 1000 if count % 1000 == 0 or count % 1024 else 1024
     for unit, power in (("M", 2), ("k", 1)):
         if count >= base**power:
-            return (
-                f"{count / base**power:.3g}{unit}"
-                if count < 1000 * base**power
-                else f"{count // base**power}{unit}"
-            )
+            return f"{count / base**power:.3g}{unit}" if count < 1000 * base**power else f"{count // base**power}{unit}"
     return str(count)
 
 
@@ -94,6 +90,4 @@ def _power_note(cells: Sequence[Cell]) -> list[str]:
     drop = smallest_drop(smallest, 0.97)
     if drop > 0.97:
         return [f"n={smallest} is too small to show a fall between lengths."]
-    return [
-        f"n={smallest} likely shows a fall from 97 between lengths if it is {100 * drop:.0f} points or more."
-    ]
+    return [f"n={smallest} likely shows a fall from 97 between lengths if it is {100 * drop:.0f} points or more."]

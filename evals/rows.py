@@ -54,9 +54,7 @@ class RowLog:
     belongs to another model or other settings is refused with a ValueError that names the difference.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None, fingerprint: str, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, fingerprint: str, settings: Mapping[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         header = _header(fingerprint, settings)
         self._rows: dict[tuple[str, int, str, str], Row] = {}
@@ -64,9 +62,7 @@ class RowLog:
         if self.path is None:
             return
         if self.path.is_dir():
-            raise ValueError(
-                f"{self.path}: expected a file for the rows, got a folder; name a file inside it"
-            )
+            raise ValueError(f"{self.path}: expected a file for the rows, got a folder; name a file inside it")
         found, rows, end = _read(self.path)
         if found is not None:
             _check_header(self.path, found, header)
@@ -119,9 +115,7 @@ def _header(fingerprint: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         # A round trip, so that a tuple given now equals the list it was read back as.
         plain = json.loads(json.dumps(dict(settings), sort_keys=True, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"expected settings that JSON can hold, got {error}; give numbers, text and lists"
-        ) from None
+        raise ValueError(f"expected settings that JSON can hold, got {error}; give numbers, text and lists") from None
     identity = json.dumps({"model": fingerprint, "settings": plain}, sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()
     return {"format": FORMAT, "key": key, "model": fingerprint, "settings": plain}

@@ -106,9 +106,7 @@ def bootstrap(
     _check_open("confidence", confidence)
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or data.size == 0:
-        raise ValueError(
-            f"expected one or more values in a row, got shape {data.shape}; give a flat sequence"
-        )
+        raise ValueError(f"expected one or more values in a row, got shape {data.shape}; give a flat sequence")
     if resamples < 1:
         raise ValueError(f"expected resamples >= 1, got {resamples}; 10000 is a good number")
     if clusters is None:
@@ -117,9 +115,7 @@ def bootstrap(
     else:
         labels = np.asarray(clusters)
         if labels.shape != data.shape:
-            raise ValueError(
-                f"expected {data.size} cluster labels, got {labels.size}; give one for each value"
-            )
+            raise ValueError(f"expected {data.size} cluster labels, got {labels.size}; give one for each value")
         _, member = np.unique(labels, return_inverse=True)
         sums, counts = np.bincount(member, weights=data), np.bincount(member).astype(np.float64)
     generator = np.random.default_rng(seed)
@@ -147,9 +143,7 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
     Raises ValueError on a negative count.
     """
     if only_first < 0 or only_second < 0:
-        raise ValueError(
-            f"expected counts of at least 0, got {only_first} and {only_second}; count discordant pairs"
-        )
+        raise ValueError(f"expected counts of at least 0, got {only_first} and {only_second}; count discordant pairs")
     total = only_first + only_second
     tail = sum(math.comb(total, k) for k in range(min(only_first, only_second) + 1))
     p_value = min(1.0, float(2 * tail / 2**total)) if total else 1.0
@@ -224,11 +218,7 @@ def _binomial_tail(k: int, n: int, p: float) -> float:
     if p >= 1:
         return 1.0
     logs = (
-        math.lgamma(n + 1)
-        - math.lgamma(i + 1)
-        - math.lgamma(n - i + 1)
-        + i * math.log(p)
-        + (n - i) * math.log1p(-p)
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(p) + (n - i) * math.log1p(-p)
         for i in range(k, n + 1)
     )
     return min(1.0, math.fsum(math.exp(value) for value in logs))
@@ -243,6 +233,4 @@ def _check_counts(successes: int, n: int) -> None:
 
 def _check_open(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise ValueError(
-            f"expected {name} strictly between 0 and 1, got {value}; give a fraction, not percent"
-        )
+        raise ValueError(f"expected {name} strictly between 0 and 1, got {value}; give a fraction, not percent")

@@ -61,9 +61,7 @@ def answer(
         names = [str(model.config.id2label[n]) for n in range(scores.shape[1])]
         return [
             Answer(question, names[best], best, dict(zip(names, row, strict=True)))
-            for question, row, best in zip(
-                questions, scores.tolist(), scores.argmax(dim=1).tolist(), strict=True
-            )
+            for question, row, best in zip(questions, scores.tolist(), scores.argmax(dim=1).tolist(), strict=True)
         ]
     said = continue_text(model, memory, ids, **generate)
     texts = tokenizer.batch_decode(said, skip_special_tokens=True)
@@ -78,8 +76,7 @@ def classify(model: Any, memory: Memory, questions: list[np.ndarray]) -> torch.T
     """
     if not hasattr(model, "classifier"):
         raise InputError(
-            f"ask: expected a classifier or a language model, got {type(model).__name__}; "
-            "it needs the document itself"
+            f"ask: expected a classifier or a language model, got {type(model).__name__}; it needs the document itself"
         )
     ids, mask = pad(questions, model.device)
     with torch.inference_mode():
@@ -94,23 +91,16 @@ def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **gener
         InputError: not a language model.
     """
     if model.layout != "decoder":
-        raise InputError(
-            f"generate: expected a language model, got {type(model).__name__}; leave these arguments out"
-        )
+        raise InputError(f"generate: expected a language model, got {type(model).__name__}; leave these arguments out")
     ids, mask = pad(prompts, model.device, left=True)
     arguments = {"max_new_tokens": 32, "do_sample": False, **generate}
-    if (
-        arguments.get("pad_token_id") is None
-        and getattr(model.generation_config, "pad_token_id", None) is None
-    ):
+    if arguments.get("pad_token_id") is None and getattr(model.generation_config, "pad_token_id", None) is None:
         arguments["pad_token_id"] = 0
     out = model.generate(input_ids=ids, attention_mask=mask, memory=memory.fork(len(prompts)), **arguments)
     return out[:, ids.shape[1] :]
 
 
-def pad(
-    rows: list[np.ndarray], device: torch.device, left: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(rows: list[np.ndarray], device: torch.device, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ids in one tensor and its mask, both (rows, longest)."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     mask = torch.zeros_like(ids)

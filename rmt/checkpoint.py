@@ -35,9 +35,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise InputError(
-                f"checkpoint_every: expected at least 1 token, got {self.every}; give a larger number"
-            )
+            raise InputError(f"checkpoint_every: expected at least 1 token, got {self.every}; give a larger number")
 
     def load(self) -> tuple[Memory, int] | None:
         """The memory and the position it stands at; None where there is no file.

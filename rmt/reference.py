@@ -108,9 +108,7 @@ def _segments(model: RMTPreTrainedModel, ids: Sequence[int]) -> Iterator[list[in
         yield tokens[start : start + size]
 
 
-def _one_segment(
-    model: RMTPreTrainedModel, segment: list[int], memory: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _one_segment(model: RMTPreTrainedModel, segment: list[int], memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The opening hidden state, the hidden states of the segment's tokens, and the memory after it."""
     lay_out = _encoder if model.layout == "encoder" else _decoder
     shown = memory + model.cell.memory if _gated(model) else memory

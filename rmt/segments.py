@@ -72,9 +72,7 @@ def split(
         )
     empty = (~real.any(dim=1)).nonzero().flatten().tolist()
     if empty or input_ids.shape[1] == 0:
-        raise InputError(
-            f"expected at least one token in each row, got none in rows {empty}; drop empty documents"
-        )
+        raise InputError(f"expected at least one token in each row, got none in rows {empty}; drop empty documents")
     columns = compact(real)
     segments = []
     for part in columns.split(size, dim=1):

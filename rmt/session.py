@@ -62,13 +62,9 @@ def as_tokens(source: Any) -> Tokens:
     if isinstance(source, list | tuple):
         source = np.asarray(source, dtype=np.int64)
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
-        raise InputError(
-            f"source: expected a path or token ids, got {type(source).__name__}; give one of these"
-        )
+        raise InputError(f"source: expected a path or token ids, got {type(source).__name__}; give one of these")
     if isinstance(source, np.ndarray) and source.ndim != 1:
-        raise InputError(
-            f"source: expected token ids of one document, got shape {source.shape}; give one row"
-        )
+        raise InputError(f"source: expected token ids of one document, got shape {source.shape}; give one row")
     tokens: Tokens = source
     return tokens
 
@@ -133,9 +129,7 @@ class Session:
         self.feed_ids(self._text.flush(), last=True)
         self._finished = True
         if not self._position:
-            raise InputError(
-                "session: expected at least one token before finish(), got none; feed it text first"
-            )
+            raise InputError("session: expected at least one token before finish(), got none; feed it text first")
         return self.memory(source, self._digest.hexdigest())
 
     def feed_ids(self, ids: Int[np.ndarray, " tokens"], last: bool = False) -> None:

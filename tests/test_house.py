@@ -246,9 +246,7 @@ def test_file_checks_can_fail(tmp_path):
     (tmp_path / "rmt" / "deep" / "a.py").write_text("x = 1\n" * MAX_LINES)
     assert too_long(tmp_path) == ["rmt/__init__.py"]
     assert without_init(tmp_path) == ["rmt/deep"]
-    bad = (
-        "import pickle\nfrom dill import load\ntorch.load(f)\nnp.load(f, allow_pickle=True)\nother.load(f)\n"
-    )
+    bad = "import pickle\nfrom dill import load\ntorch.load(f)\nnp.load(f, allow_pickle=True)\nother.load(f)\n"
     assert sorted(unpickling(bad)) == ["dill", "np.load(allow_pickle)", "pickle", "torch.load"]
 
 
@@ -256,9 +254,7 @@ def test_versions_agree():
     version = re.escape(tomllib.loads(read("pyproject.toml"))["project"]["version"])
     assert re.search(rf"^version: {version}$", read("CITATION.cff"), re.M)
     assert re.search(rf"^## \[?{version}\b", read("CHANGELOG.md"), re.M)
-    assert re.findall(r"torch==\S+", read("Makefile")) == re.findall(
-        r"^torch==\S+$", read("constraints.txt"), re.M
-    )
+    assert re.findall(r"torch==\S+", read("Makefile")) == re.findall(r"^torch==\S+$", read("constraints.txt"), re.M)
 
 
 # Every command in the documents exists -------------------------------------------------------------
@@ -382,7 +378,5 @@ def test_every_command_in_the_documents_exists():
     everything = [(name, words) for name, group in found.items() for words in group]
     asked = {before_options(words[1:]) for _, words in everything if Path(words[0]).name == "rmt"}
     pages, targets = help_pages(sorted(asked)) if asked else {}, make_targets()
-    wrong = [
-        (name, shlex.join(words), f) for name, words in everything for f in faults(words, targets, pages)
-    ]
+    wrong = [(name, shlex.join(words), f) for name, words in everything for f in faults(words, targets, pages)]
     assert wrong == []

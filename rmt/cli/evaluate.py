@@ -25,20 +25,14 @@ def group() -> None:
 
 @app.command()
 def memory(
-    lengths: Annotated[
-        str, typer.Option(help="Tokens of the documents: 4k is 4,000, 1M is 1,000,000.")
-    ] = "4k,64k",
+    lengths: Annotated[str, typer.Option(help="Tokens of the documents: 4k is 4,000, 1M is 1,000,000.")] = "4k,64k",
     n: Annotated[int, typer.Option("--n", min=1, help="Documents of each length.")] = 32,
     text: Annotated[
         str, typer.Option(help="Text to hide the facts in; anything `rmt read` takes. Never repeated.")
     ] = "installed:",
-    tasks: Annotated[
-        str, typer.Option(help="Some of memorize,detect,reasoning.")
-    ] = "memorize,detect,reasoning",
+    tasks: Annotated[str, typer.Option(help="Some of memorize,detect,reasoning.")] = "memorize,detect,reasoning",
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
-    out: Annotated[Path, typer.Option(help="Folder for results.json, the plot and the log.")] = Path(
-        "out/memory"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for results.json, the plot and the log.")] = Path("out/memory"),
     distractors: Annotated[int, typer.Option(min=0, help="Facts about other people, each document.")] = 2,
     seed: Annotated[int, typer.Option(help="Other documents for another seed.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Documents side by side, where the model can.")] = 1,
@@ -109,9 +103,7 @@ def parse_lengths(text: str) -> list[int]:
         unit = units.get(number[-1:], 1)
         digits = number[:-1] if unit > 1 else number
         if not digits.replace("_", "").isdigit() or not int(digits):
-            raise InputError(
-                f"--lengths: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so"
-            )
+            raise InputError(f"--lengths: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so")
         sizes.append(int(digits) * unit)
     return list(dict.fromkeys(sizes))
 

@@ -46,9 +46,7 @@ def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     config = from_pretrained(AutoConfig.from_pretrained, str(folder))
     names = getattr(config, "architectures", None) or ["none"]
     if names[0] not in models.__all__:
-        raise InputError(
-            f"{folder}: expected one of our models, got {names[0]}; build one with from_backbone(...)"
-        )
+        raise InputError(f"{folder}: expected one of our models, got {names[0]}; build one with from_backbone(...)")
     model = from_pretrained(getattr(models, names[0]).from_pretrained, str(folder)).eval()
     return model, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
 

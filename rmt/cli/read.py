@@ -49,9 +49,7 @@ def read(
 
     output = output.expanduser()
     if output.is_dir() or not output.parent.is_dir():
-        raise InputError(
-            f"{output}: expected a file in a folder that is there, got none; choose another output"
-        )
+        raise InputError(f"{output}: expected a file in a folder that is there, got none; choose another output")
     iter_text(document)  # a document that is not there should not wait for a model
     reader = models.reader(model, dtype, executor)
     before = None if memory is None else Memory.load(memory)
@@ -59,9 +57,7 @@ def read(
     if not resume:
         checkpoint.unlink(missing_ok=True)
     started = time.monotonic()
-    after = reader.read(
-        document, memory=before, checkpoint=checkpoint, checkpoint_every=every, progress=progress
-    )
+    after = reader.read(document, memory=before, checkpoint=checkpoint, checkpoint_every=every, progress=progress)
     seconds = time.monotonic() - started
     after.save(output)
     checkpoint.unlink(missing_ok=True)

@@ -26,9 +26,7 @@ MIN_PROSE_CHARS = 200
 # Vendored copies and tests repeat text or carry none; the standard library's folder has site-packages inside
 # it.
 _PACKAGES = {"site-packages", "dist-packages"}
-_SKIPPED = frozenset(
-    _PACKAGES | {"__pycache__", "test", "tests", "testing", "_vendor", "vendored", "_vendored"}
-)
+_SKIPPED = frozenset(_PACKAGES | {"__pycache__", "test", "tests", "testing", "_vendor", "vendored", "_vendored"})
 _RAW = ("r", "R")
 _PREFIXES = ("", "u", "U", *_RAW)
 _QUOTES = ('"""', "'''")

@@ -24,9 +24,7 @@ def pdf_text(path: Path) -> Iterator[str]:
     try:
         reader = pypdf.PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
-            raise InputError(
-                f"{path}: expected an open PDF, got one encrypted with a password; decrypt it first"
-            )
+            raise InputError(f"{path}: expected an open PDF, got one encrypted with a password; decrypt it first")
         pages = len(reader.pages)
     except InputError:
         raise
@@ -50,6 +48,4 @@ def pdf_text(path: Path) -> Iterator[str]:
 
 def _broken(path: Path, where: str, error: BaseException) -> InputError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return InputError(
-        f"{path}{where}: expected a whole PDF, got one that is broken ({reason}); copy or print it again"
-    )
+    return InputError(f"{path}{where}: expected a whole PDF, got one that is broken ({reason}); copy or print it again")

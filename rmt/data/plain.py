@@ -44,9 +44,7 @@ def decode(stream: io.BufferedIOBase, name: str) -> Iterator[str]:
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
-            raise _not_text(
-                name, f"bytes that are not UTF-8 at offset {offset - pending + error.start}"
-            ) from None
+            raise _not_text(name, f"bytes that are not UTF-8 at offset {offset - pending + error.start}") from None
         if text and not begun:
             text, begun = text.removeprefix("\ufeff"), True
         offset += len(chunk)
@@ -72,9 +70,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
             f"{path}: expected a whole gzip file, got one that is broken ({error}); copy it again"
         ) from None
     except OSError as error:
-        raise InputError(
-            f"{path}: expected a readable file, got {error.strerror or error}; check it"
-        ) from None
+        raise InputError(f"{path}: expected a readable file, got {error.strerror or error}; check it") from None
 
 
 def file_text(path: Path) -> Iterator[str]:

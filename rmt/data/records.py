@@ -37,14 +37,10 @@ def jsonl_text(path: Path, field: str) -> Iterator[str]:
                     f"{where}: expected one JSON object on a line, got broken JSON ({reason}); mend it"
                 ) from None
             except RecursionError:
-                raise InputError(
-                    f"{where}: expected a flat JSON object, got one nested too deep; flatten it"
-                ) from None
+                raise InputError(f"{where}: expected a flat JSON object, got one nested too deep; flatten it") from None
             if not isinstance(record, dict):
                 kind = type(record).__name__
-                raise InputError(
-                    f"{where}: expected one JSON object on a line, got a {kind}; write one a line"
-                )
+                raise InputError(f"{where}: expected one JSON object on a line, got a {kind}; write one a line")
             yield from _field(record, field, where)
 
 
@@ -119,9 +115,7 @@ def hub_text(name: str, field: str, split: str) -> Iterator[str]:
 
     repository, _, config = name.partition(":")
     if not repository:
-        raise InputError(
-            "hub: expected hub:NAME or hub:NAME:CONFIG, got no name; give one such as hub:deepmind/pg19"
-        )
+        raise InputError("hub: expected hub:NAME or hub:NAME:CONFIG, got no name; give one such as hub:deepmind/pg19")
     where = f"hub:{name}"
     try:
         rows = _load_hub(datasets, repository, config or None, split)
@@ -145,9 +139,7 @@ def _load_hub(datasets: Any, repository: str, config: str | None, split: str) ->
         if "scripts are no longer supported" not in str(error):
             raise
     # Data sets that come as a script (PG19 is one) are converted by the hub itself, on a branch of their own.
-    return datasets.load_dataset(
-        repository, config, split=split, streaming=True, revision="refs/convert/parquet"
-    )
+    return datasets.load_dataset(repository, config, split=split, streaming=True, revision="refs/convert/parquet")
 
 
 def _rows(rows: Iterable[Mapping[str, Any]], field: str, where: str) -> Iterator[str]:
@@ -163,9 +155,7 @@ def _field(record: Mapping[str, Any], field: str, where: str) -> Iterator[str]:
         return
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise InputError(
-            f"{where}: expected text in the field {field!r}, got {kind}; name a field that holds text"
-        )
+        raise InputError(f"{where}: expected text in the field {field!r}, got {kind}; name a field that holds text")
     yield value
 
 
@@ -178,9 +168,7 @@ def _no_field(where: str, field: str, fields: Iterable[str]) -> InputError:
 
 
 def _broken_parquet(path: Path, error: BaseException) -> InputError:
-    return InputError(
-        f"{path}: expected a whole Parquet file, got one that is broken ({_short(error)}); copy it again"
-    )
+    return InputError(f"{path}: expected a whole Parquet file, got one that is broken ({_short(error)}); copy it again")
 
 
 def _short(error: BaseException) -> str:

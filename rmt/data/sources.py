@@ -50,9 +50,7 @@ def iter_text(
             reported at once, a broken record when the iteration reaches it.
     """
     if max_chars is not None and max_chars < 1:
-        raise InputError(
-            f"max_chars: expected at least 1, got {max_chars}; give a positive number or leave it out"
-        )
+        raise InputError(f"max_chars: expected at least 1, got {max_chars}; give a positive number or leave it out")
     return _checked(_open(source, text_field, split), str(source), max_chars)
 
 
@@ -94,10 +92,7 @@ def _kind(path: Path) -> str:
 
 def _is_known(path: Path) -> bool:
     kind = _kind(path)
-    return (
-        kind in (".parquet", ".pdf", ".json.gz")
-        or kind.removesuffix(".gz") in _TEXT_KINDS | _JSON_LINES_KINDS
-    )
+    return kind in (".parquet", ".pdf", ".json.gz") or kind.removesuffix(".gz") in _TEXT_KINDS | _JSON_LINES_KINDS
 
 
 def _folder(folder: Path, field: str) -> Iterator[str]:
@@ -150,6 +145,4 @@ def _checked(texts: Iterator[str], name: str, max_chars: int | None) -> Iterator
         if left == 0:
             return
     if blank:
-        raise InputError(
-            f"{name}: expected text, got none (an empty file, or a scan of pages); give one with text"
-        )
+        raise InputError(f"{name}: expected text, got none (an empty file, or a scan of pages); give one with text")

@@ -68,10 +68,7 @@ class TokenFile:
             InputError: the file is missing, foreign, cut short, or of another tokenizer.
         """
         file = cls(path)
-        if (
-            tokenizer is not None
-            and (expected := tokenizer_fingerprint(tokenizer)) != file.tokenizer_fingerprint
-        ):
+        if tokenizer is not None and (expected := tokenizer_fingerprint(tokenizer)) != file.tokenizer_fingerprint:
             file.close()
             found = file.tokenizer_fingerprint
             raise InputError(
@@ -134,9 +131,7 @@ class TokenFile:
         if isinstance(index, slice):
             start, stop, step = index.indices(self._count)
             if step != 1:
-                raise ValueError(
-                    f"expected a slice with step 1, got step {step}; slice the array that comes back"
-                )
+                raise ValueError(f"expected a slice with step 1, got step {step}; slice the array that comes back")
             return self._read(start, max(stop - start, 0))
         position = index + self._count if index < 0 else index
         if not 0 <= position < self._count:
@@ -175,9 +170,7 @@ class TokenFile:
         while len(data) < wanted:  # one read call returns 2 GiB at most
             more = os.pread(self._file.fileno(), wanted - len(data), offset + len(data))
             if not more:
-                raise InputError(
-                    f"{self.path}: expected {self._count} tokens, got fewer; build the file again"
-                )
+                raise InputError(f"{self.path}: expected {self._count} tokens, got fewer; build the file again")
             data = data + more if data else more
         return np.frombuffer(data, dtype=self.dtype).astype(np.int64)
 
@@ -209,9 +202,7 @@ def _write(
         if progress is not None:
             progress(chars, count)
     if not count:
-        raise InputError(
-            f"{source or name}: expected text with tokens, got none; give a text that is not empty"
-        )
+        raise InputError(f"{source or name}: expected text with tokens, got none; give a text that is not empty")
     header = {
         "count": count,
         "dtype": kind,
@@ -238,20 +229,14 @@ def _open(path: Path) -> BinaryIO:
 def _read_header(path: Path, file: BinaryIO) -> dict[str, Any]:
     raw = os.pread(file.fileno(), _HEADER_BYTES, 0)
     if not raw.startswith(_MAGIC):
-        raise InputError(
-            f"{path}: expected a token file, got a file of another kind; build one with TokenFile.build"
-        )
+        raise InputError(f"{path}: expected a token file, got a file of another kind; build one with TokenFile.build")
     try:
         header = json.loads(raw[len(_MAGIC) :])
         count, itemsize = int(header["count"]), _DTYPES[header["dtype"]].itemsize
         fields = {name: header[name] for name in ("tokenizer", "text_sha256", "num_chars", "source")}
     except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}: expected a token file, got one with a broken header; build it again"
-        ) from None
+        raise InputError(f"{path}: expected a token file, got one with a broken header; build it again") from None
     expected, size = _HEADER_BYTES + count * itemsize, os.fstat(file.fileno()).st_size
     if size != expected:
-        raise InputError(
-            f"{path}: expected {expected} bytes for {count} tokens, got {size}; build the file again"
-        )
+        raise InputError(f"{path}: expected {expected} bytes for {count} tokens, got {size}; build the file again")
     return {"count": count, "dtype": header["dtype"], **fields}

@@ -23,9 +23,7 @@ def choose(config: RMTConfig, name: str = "auto", batch_segments: int = 32) -> t
         InputError: an unknown name, one that the model does not allow, or a batch below 1.
     """
     if name not in EXECUTORS:
-        raise InputError(
-            f"executor: expected one of {', '.join(EXECUTORS)}, got {name!r}; choose one of these"
-        )
+        raise InputError(f"executor: expected one of {', '.join(EXECUTORS)}, got {name!r}; choose one of these")
     if batch_segments < 1:
         raise InputError(f"batch_segments: expected at least 1, got {batch_segments}; 32 is a good value")
     reason = not_speculative(config)
@@ -33,18 +31,14 @@ def choose(config: RMTConfig, name: str = "auto", batch_segments: int = 32) -> t
         raise InputError(f"executor: expected a model whose gates can close, got {reason}; use 'sequential'")
     if name == "sequential" or reason:
         return Sequential(batch_segments), reason or "asked for"
-    why = (
-        f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
-    )
+    why = f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
     return Speculative(batch_segments), why
 
 
 def not_speculative(config: RMTConfig) -> str:
     """Why segments of this model cannot be read ahead; empty where they can."""
     if config.memory_update != "gated":
-        return (
-            f"memory_update={config.memory_update!r}: each segment needs the memory that the one before wrote"
-        )
+        return f"memory_update={config.memory_update!r}: each segment needs the memory that the one before wrote"
     if not config.gate_threshold:
         return "gate_threshold=0: no gate ever closes"
     if not config.num_memory_tokens:

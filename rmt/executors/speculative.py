@@ -48,14 +48,10 @@ class Speculative:
                 documents.
         """
         if model.training:
-            raise InputError(
-                "executor: expected a model in evaluation mode, got training mode; call model.eval()"
-            )
+            raise InputError("executor: expected a model in evaluation mode, got training mode; call model.eval()")
         rows = next(iter(state.values())).shape[0]
         if rows != 1:
-            raise InputError(
-                f"executor: expected one document to read ahead in, got {rows}; read one after another"
-            )
+            raise InputError(f"executor: expected one document to read ahead in, got {rows}; read one after another")
         stream = iter(segments)
         while chunk := list(islice(stream, self.batch_segments)):
             for group in _equal_widths(chunk):
@@ -70,9 +66,7 @@ class Speculative:
             if True in guess[at:end]:
                 end = guess.index(True, at) + 1
             ahead = group[at:end]
-            together = Segment(
-                *(torch.cat(t) for t in zip(*((s.ids, s.mask, s.source) for s in ahead), strict=True))
-            )
+            together = Segment(*(torch.cat(t) for t in zip(*((s.ids, s.mask, s.source) for s in ahead), strict=True)))
             before = {name: t.expand(len(ahead), *t.shape[1:]) for name, t in state.items()}
             after = model.cell(core, together, before).state
             wrote = _changed(before, after)

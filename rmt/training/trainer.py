@@ -51,9 +51,7 @@ class CurriculumTrainer(Trainer):
         kwargs: of :class:`transformers.Trainer`.
     """
 
-    def __init__(
-        self, *, batches: NumberedBatches, accuracy: Callable[[Batch, Any], float], **kwargs: Any
-    ) -> None:
+    def __init__(self, *, batches: NumberedBatches, accuracy: Callable[[Batch, Any], float], **kwargs: Any) -> None:
         super().__init__(train_dataset=batches, **kwargs)
         self.batches = batches
         self.accuracy = accuracy
@@ -90,9 +88,7 @@ class KeepCurriculum(TrainerCallback):
     def __init__(self, batches: NumberedBatches) -> None:
         self.batches = batches
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Find the checkpoint that training resumes from, if any."""
         self.batches.start = state.global_step
         file = checkpoint_folder(args, state) / CURRICULUM_FILE

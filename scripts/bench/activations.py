@@ -92,9 +92,7 @@ def measure(loss_of: Callable[[], Tensor]) -> Activations:
     return Activations(saved, storages.peak)
 
 
-def table(
-    counts: list[int], *, segment_size: int, batch_size: int, layers: int, hidden: int
-) -> list[dict[str, Any]]:
+def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int, hidden: int) -> list[dict[str, Any]]:
     """One row for each recurrence and number of segments."""
     from transformers import BertConfig, BertModel
 
@@ -137,9 +135,7 @@ def table(
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--segments", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--segment-size", type=int, default=128, help="tokens")
     parser.add_argument("--batch-size", type=int, default=1)

@@ -35,9 +35,7 @@ class Text:
 
 def document(length: int, seed: int, answers: dict[str, int]) -> Text:
     """A text with one fact per task; the question names the slot, which is where the fact stands."""
-    questions = tuple(
-        Asked(task, np.array([slot]), place) for slot, (task, place) in enumerate(answers.items())
-    )
+    questions = tuple(Asked(task, np.array([slot]), place) for slot, (task, place) in enumerate(answers.items()))
     return Text(length, seed, questions)
 
 

@@ -31,11 +31,7 @@ def background(length: int) -> np.ndarray:
 
 def words(tokenizer: Any, ids: np.ndarray) -> str:
     """What the inserted tokens among ``ids`` say."""
-    return (
-        tokenizer.decode(ids[ids < FIRST], clean_up_tokenization_spaces=True)
-        .replace(" .", ".")
-        .replace(" ?", "?")
-    )
+    return tokenizer.decode(ids[ids < FIRST], clean_up_tokenization_spaces=True).replace(" .", ".").replace(" ?", "?")
 
 
 def solve(text: str, question: str) -> set[str]:
@@ -46,8 +42,7 @@ def solve(text: str, question: str) -> set[str]:
         return set(re.findall(rf"\b{match[1]} (?:{'|'.join(MOVES)}) the ({place})\.", text))
     # Whatever is north of a room has that room to its south.
     lies = {
-        (a, way, b)
-        for a, way, b in re.findall(rf"the ({place}) is (north|south|east|west) of the ({place})\.", text)
+        (a, way, b) for a, way, b in re.findall(rf"the ({place}) is (north|south|east|west) of the ({place})\.", text)
     }
     lies |= {(b, OPPOSITE[way], a) for a, way, b in lies}
     if match := re.fullmatch(rf"what is (\w+) of the ({place})\?", question):

@@ -46,9 +46,7 @@ def test_a_memory_that_holds_all_is_right_and_its_controls_are_not(tmp_path: Pat
         for length in (40, 80):
             assert by_key[task, length, "memory"] == Cell(task, length, "memory", 12, 12, 12)
             # An empty vector is answered with place 0, which is right as often as the place is 0.
-            right = sum(
-                q.answer == 0 for text in documents((length,), 12) for q in text.questions if q.task == task
-            )
+            right = sum(q.answer == 0 for text in documents((length,), 12) for q in text.questions if q.task == task)
             assert by_key[task, length, "zeroed"].successes == right
             assert by_key[task, length, "shuffled"].successes < 6
             assert by_key[task, length, "swapped"].successes == 0
@@ -66,10 +64,7 @@ def test_each_document_is_read_once(batch_size: int) -> None:
 
 def test_batches_do_not_change_rows(tmp_path: Path) -> None:
     logs = [tmp_path / f"{size}.jsonl" for size in (1, 3)]
-    cells = [
-        evaluate(Scanner(), documents(), log=log, batch_size=size)
-        for log, size in zip(logs, (1, 3), strict=True)
-    ]
+    cells = [evaluate(Scanner(), documents(), log=log, batch_size=size) for log, size in zip(logs, (1, 3), strict=True)]
     assert cells[0] == cells[1]
     assert set(load_rows(logs[0])) == set(load_rows(logs[1]))
 
@@ -119,9 +114,7 @@ def test_swapped_falls_back_to_the_question_in_the_same_place(tmp_path: Path) ->
 
 @pytest.mark.parametrize("die_after", [0, 1, 7, 23, 50, 79])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(
-    tmp_path: Path, die_after: int, batch_size: int
-) -> None:
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, die_after: int, batch_size: int) -> None:
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
     options = {"settings": {"seed": 1}, "batch_size": batch_size}
     expected = evaluate(Scanner(), documents(), log=whole, **options)

@@ -38,8 +38,7 @@ def test_table_shows_each_cell_with_interval_and_n() -> None:
 
 def test_table_fits_with_the_widest_numbers() -> None:
     wide = [
-        Cell("memorize", 2_048_000, control, 1000, 1000, 9)
-        for control in ("memory", "zeroed", "shuffled", "swapped")
+        Cell("memorize", 2_048_000, control, 1000, 1000, 9) for control in ("memory", "zeroed", "shuffled", "swapped")
     ]
     assert max(map(len, table(wide).splitlines())) <= 80
 
@@ -93,10 +92,7 @@ def test_accuracy_picture_is_a_png_and_replaces_the_old_one(tmp_path: Path) -> N
 
 
 def test_accuracy_picture_of_one_length(tmp_path: Path) -> None:
-    assert (
-        accuracy_over_length([c for c in cells() if c.length == 4_000], tmp_path / "one.png").stat().st_size
-        > 5_000
-    )
+    assert accuracy_over_length([c for c in cells() if c.length == 4_000], tmp_path / "one.png").stat().st_size > 5_000
 
 
 @pytest.mark.parametrize("log_y", [False, True])
@@ -129,7 +125,5 @@ def test_importing_evals_imports_nothing_heavy_and_nothing_of_ours() -> None:
         "heavy = {'matplotlib', 'torch', 'transformers', 'scipy', 'rmt', 'efficiency', 'multimodal'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"

@@ -26,9 +26,7 @@ def test_wilson_ends_are_exact_where_all_or_none_succeed() -> None:
     assert wilson(32, 32).high == 1.0 > wilson(32, 32).low
 
 
-@pytest.mark.parametrize(
-    ("successes", "n", "confidence"), [(1, 0, 0.95), (5, 4, 0.95), (-1, 4, 0.95), (1, 4, 95)]
-)
+@pytest.mark.parametrize(("successes", "n", "confidence"), [(1, 0, 0.95), (5, 4, 0.95), (-1, 4, 0.95), (1, 4, 95)])
 def test_wilson_refuses_what_is_no_proportion(successes: int, n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
         wilson(successes, n, confidence)

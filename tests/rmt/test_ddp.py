@@ -108,9 +108,7 @@ def trainer(model: RMTPreTrainedModel, folder: Path, **fields: Any) -> tuple[Tra
         **fields,
     )
     data = Documents(model.layout == "decoder")
-    return Trainer(
-        model=model, args=arguments, train_dataset=data, eval_dataset=data, compute_metrics=score
-    ), seen
+    return Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data, compute_metrics=score), seen
 
 
 @pytest.mark.parametrize(

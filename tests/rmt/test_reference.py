@@ -55,9 +55,7 @@ def test_classify(update):
         ours = model(input_ids=question, memory=model(input_ids=document).memory).logits[0]
     twin = reference.as_reference(model)
     memory = reference.read(twin, document[0].tolist())
-    torch.testing.assert_close(
-        ours, reference.classify(twin, question[0].tolist(), memory), atol=TOLERANCE, rtol=0
-    )
+    torch.testing.assert_close(ours, reference.classify(twin, question[0].tolist(), memory), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("update", ["replace", "gated"])
@@ -66,9 +64,7 @@ def test_next_token_logits(update):
     ids = content(1, 10)
     with torch.no_grad():
         ours = model(input_ids=ids).logits[0]
-    torch.testing.assert_close(
-        ours, reference.next_token_logits(model, ids[0].tolist()), atol=TOLERANCE, rtol=0
-    )
+    torch.testing.assert_close(ours, reference.next_token_logits(model, ids[0].tolist()), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])

@@ -57,9 +57,7 @@ def test_each_row_is_cut_as_it_would_be_alone(given_batch: tuple[Tensor, Tensor]
 
 
 @given(batches(), sizes)
-def test_remaining_counts_down_to_the_end_of_each_document(
-    given_batch: tuple[Tensor, Tensor], size: int
-) -> None:
+def test_remaining_counts_down_to_the_end_of_each_document(given_batch: tuple[Tensor, Tensor], size: int) -> None:
     ids, mask = given_batch
     left = remaining(split(ids, mask, size))
     for row, real in enumerate(mask):
@@ -75,9 +73,7 @@ def test_gather_brings_values_to_their_tokens(given_batch: tuple[Tensor, Tensor]
 
 
 @given(batches(), st.booleans())
-def test_next_token_targets_equal_a_naive_loop(
-    given_batch: tuple[Tensor, Tensor], without_mask: bool
-) -> None:
+def test_next_token_targets_equal_a_naive_loop(given_batch: tuple[Tensor, Tensor], without_mask: bool) -> None:
     labels, mask = given_batch
     labels = labels.masked_fill(labels % 5 == 0, -100)  # a user's own ignored labels stay ignored
     got = next_token_targets(labels, None if without_mask else mask)

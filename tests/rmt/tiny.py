@@ -69,9 +69,7 @@ def causal(
     """A recurrent LLaMA."""
     torch.manual_seed(seed)
     inner = LlamaForCausalLM(llama_config(attention_dropout=dropout))
-    return RMTForCausalLM.from_backbone(
-        inner, segment_size=segment_size, num_memory_tokens=num_memory_tokens, **fields
-    )
+    return RMTForCausalLM.from_backbone(inner, segment_size=segment_size, num_memory_tokens=num_memory_tokens, **fields)
 
 
 def content(batch: int, length: int, seed: int = 0) -> Tensor:
@@ -88,10 +86,7 @@ def ragged(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     """Gradients by parameter name; zeros where there is none."""
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-    }
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
 def largest_gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

@@ -79,9 +79,7 @@ def test_pages_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_parsed_objects_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readers = []
     init = pypdf.PdfReader.__init__
-    monkeypatch.setattr(
-        pypdf.PdfReader, "__init__", lambda self, path: (readers.append(self), init(self, path))[1]
-    )
+    monkeypatch.setattr(pypdf.PdfReader, "__init__", lambda self, path: (readers.append(self), init(self, path))[1])
     path = written(tmp_path / "a.pdf", [f"This is page {number}." for number in range(200)])
     assert max(len(readers[0].resolved_objects) for _ in iter_text(path)) < 200
 

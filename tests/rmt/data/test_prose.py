@@ -68,8 +68,7 @@ def test_numpydoc() -> None:
         "Return the running mean of a series that may be longer than the memory.",
         "The mean is kept as one number, and each new value moves it by a share that falls with the count; "
         "see numpy.mean and for the plain one.",
-        "The values in the order in which they came. If it is not given, the mean of an empty series is what "
-        "you get.",
+        "The values in the order in which they came. If it is not given, the mean of an empty series is what you get.",
         "An array with the means that were found after each of the values.",
         "This is not the same as what you would get from a window.",
         "For example, the following call does what it says it does:",

@@ -179,9 +179,7 @@ def test_binary_file_is_refused(tmp_path: Path, raw: bytes, word: str) -> None:
     refused(path, str(path), word)
 
 
-@pytest.mark.parametrize(
-    "raw", [b"no gzip", gzip.compress(b"word " * 9999)[:-9], b"", gzip.compress(b"x")[:5]]
-)
+@pytest.mark.parametrize("raw", [b"no gzip", gzip.compress(b"word " * 9999)[:-9], b"", gzip.compress(b"x")[:5]])
 def test_broken_gzip_is_refused(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(raw)
@@ -197,8 +195,6 @@ def test_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_installed() -> None:
-    assert "".join(iter_text("installed: argparse , logging")) == "".join(
-        installed_text(["argparse", "logging"])
-    )
+    assert "".join(iter_text("installed: argparse , logging")) == "".join(installed_text(["argparse", "logging"]))
     assert next(iter_text("installed:")) == next(installed_text())
     refused("installed:json,no_such_package", "no_such_package")

@@ -34,9 +34,7 @@ def streamed(tokenizer: PreTrainedTokenizerBase, pieces: list[str], chunk_chars:
 
 
 @given(text=PROSE, cuts=st.lists(st.integers(0, 400), max_size=6), chunk_chars=st.integers(1, 60))
-def test_stream_equals_whole(
-    tokenizer: PreTrainedTokenizerBase, text: str, cuts: list[int], chunk_chars: int
-) -> None:
+def test_stream_equals_whole(tokenizer: PreTrainedTokenizerBase, text: str, cuts: list[int], chunk_chars: int) -> None:
     edges = [0, *sorted(cuts), len(text)]
     pieces = [text[a:b] for a, b in pairwise(edges)]
     assert "".join(pieces) == text
@@ -103,9 +101,7 @@ def test_no_warning_about_length(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    fresh = PreTrainedTokenizerFast(
-        tokenizer_object=bert.backend_tokenizer, unk_token="[UNK]", model_max_length=8
-    )
+    fresh = PreTrainedTokenizerFast(tokenizer_object=bert.backend_tokenizer, unk_token="[UNK]", model_max_length=8)
     with caplog.at_level(logging.WARNING):
         assert sum(map(len, tokenize_stream(corpus[:20], fresh))) > 8
     assert not caplog.records

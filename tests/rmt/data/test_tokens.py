@@ -28,9 +28,7 @@ def text(corpus: list[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def built(
-    bert: PreTrainedTokenizerBase, text: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TokenFile]:
+def built(bert: PreTrainedTokenizerBase, text: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenFile]:
     pieces = (text[start : start + 1013] for start in range(0, len(text), 1013))
     path = tmp_path_factory.mktemp("tokens") / "new folder" / "book.tokens"
     with TokenFile.build(pieces, bert, path, source="pydoc_data") as file:

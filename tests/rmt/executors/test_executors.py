@@ -55,9 +55,7 @@ def test_any_pattern_of_writes(writes, tail, chunk, moody):
     expected = Sequential().read(Counting(moody), segments, start())["tokens"]
     model = Counting(moody)
     assert torch.equal(Speculative(chunk).read(model, iter(segments), start())["tokens"], expected)
-    assert sum(model.batches) <= (1 + Speculative().restart) * len(segments) + chunk, (
-        "rows run in vain are bounded"
-    )
+    assert sum(model.batches) <= (1 + Speculative().restart) * len(segments) + chunk, "rows run in vain are bounded"
 
 
 @given(st.lists(st.booleans(), min_size=9, max_size=40), st.integers(2, 4))
@@ -133,9 +131,7 @@ def test_refusals():
     with pytest.raises(InputError, match=r"model\.eval"):
         Speculative().read(model.train(), segments, state)
     with pytest.raises(InputError, match="one document"):
-        Speculative().read(
-            model.eval(), model.segments(content(2, 8), None), dict(model.initial_memory(2).tensors)
-        )
+        Speculative().read(model.eval(), model.segments(content(2, 8), None), dict(model.initial_memory(2).tensors))
 
 
 def test_choice():

@@ -23,9 +23,7 @@ def test_the_given_model_is_left_alone(make):
     assert model.backbone.config._attn_implementation == "sdpa"
     assert twin.backbone.config._attn_implementation == "eager"
     assert for_reading(model, "float32").backbone.config._attn_implementation == "sdpa"
-    assert {name: t.dtype for name, t in model.state_dict().items()} == {
-        n: t.dtype for n, t in before.items()
-    }
+    assert {name: t.dtype for name, t in model.state_dict().items()} == {n: t.dtype for n, t in before.items()}
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert twin.fingerprint() == model.fingerprint()
 

@@ -1,0 +1,80 @@
+"""`rmt train` end to end at tiny size: it learns from files, goes on after a stop, and leaves a model to read with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rmt.cli.app import app
+from rmt.cli.training_run import Settings, stage
+from rmt.errors import InputError
+
+TINY = (
+    "model.kind=decoder",
+    "model.hidden_size=32",
+    "model.layers=1",
+    "optim.batch_size=2",
+    "optim.warmup=1",
+    "log_every=1",
+    "curriculum.stages=3x16:p1:r0.5:n0.3:f1:s",
+)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "book.txt"
+    path.write_text("\n".join(f"The {n}th evening was long, and nobody in the house spoke of it." for n in range(200)))
+    return path
+
+
+def train(*settings: str) -> str:
+    result = CliRunner().invoke(app, ["train", *settings])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_stopped_run_goes_on_and_the_model_can_be_read_with(book: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    common = (*TINY, f"output={output}", f"data.text={book}", "save_every=1")
+    train(*common, "optim.steps=2")
+    state = json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+    train(*common, "optim.steps=3")
+    state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
+    assert [row["step"] for row in state["log_history"] if "loss" in row] == [1, 2, 3]
+    assert (output / "checkpoint-3" / "curriculum.json").is_file()
+
+    memory = tmp_path / "book.memory"
+    for arguments in (
+        ["read", str(book), "-o", str(memory), "--model", str(output / "model")],
+        ["ask", str(memory), "Where is Mary?", "--model", str(output / "model")],
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+
+
+def test_show_lists_settings_that_can_be_given_back() -> None:
+    lines = train("--show", "optim.lr=0.25").splitlines()
+    assert "optim.lr = 0.25" in lines
+    assert train("--show", *(line.replace(" = ", "=") for line in lines)).splitlines() == lines
+
+
+@pytest.mark.parametrize("wrong", ["optim.learning_rate=1", "optim.lr=fast", "optim.lr"])
+def test_a_wrong_setting_is_one_line_and_exit_code_2(wrong: str) -> None:
+    result = CliRunner().invoke(app, ["train", wrong])
+    assert result.exit_code == 2
+    assert "expected" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_stages_are_read_in_full_and_wrong_ones_refused() -> None:
+    made = stage("4x128:p3:r0.5:n1.5:f1:s")
+    assert (made.segments, made.segment_size, made.people, made.rooms) == (4, 128, 3, 0.5)
+    assert (made.near_facts, made.relations, made.spread) == (1.5, 1, True)
+    assert not stage("6x128").spread
+    for default in Settings().curriculum.stages:
+        stage(default)
+    with pytest.raises(InputError, match="4x128"):
+        stage("4 by 128")

@@ -1,0 +1,43 @@
+"""The bundled models: small, whole, free of machine paths, and they know what they were trained for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import rmt
+from rmt.errors import InputError
+from rmt.pretrained import HERE, load, names
+
+
+def test_there_are_bundled_models_and_other_names_are_refused() -> None:
+    assert "minilm-rmt" in names()
+    with pytest.raises(InputError, match="minilm-rmt"):
+        load("minilm-rtm")
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_bundled_model_is_small_has_a_card_and_names_no_folder_of_a_machine(name: str) -> None:
+    folder = HERE / name
+    limit = 6_000_000 if (folder / "adapter_config.json").is_file() else 12_000_000
+    assert sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= limit
+    assert "rmt eval memory" in (folder / "README.md").read_text()
+    for file in folder.glob("*.json"):
+        for value in json.loads(file.read_text()).values():
+            paths = value.get("_name_or_path", "") if isinstance(value, dict) else value
+            assert not str(paths).startswith("/"), file
+
+
+def test_minilm_rmt_remembers_over_silence_and_its_memory_is_what_carries_the_answer() -> None:
+    reader = rmt.Reader(*load("minilm-rmt"), dtype="float32")
+    filler = "The rain fell on the roofs of the town, and the old clock struck the hour. " * 30
+    told = "Mary went to the kitchen. " + filler + "John moved to the garden. " + filler
+    questions = ["Where is Mary?", "Where is John?"]
+    memory = reader.read(reader.tokenizer(told, add_special_tokens=False)["input_ids"], progress=False)
+    assert [a.text for a in reader.ask(memory, questions)] == ["kitchen", "garden"]
+    untold = reader.read(reader.tokenizer(filler, add_special_tokens=False)["input_ids"], progress=False)
+    assert [a.text for a in reader.ask(untold, questions)] != ["kitchen", "garden"]
+    quiet = reader.read(reader.tokenizer(filler, add_special_tokens=False)["input_ids"], memory=memory, progress=False)
+    same = (quiet.tensors["tokens"] == memory.tensors["tokens"]).all()
+    assert bool(same), "a text with nothing to keep must leave the memory bit for bit as it was"
