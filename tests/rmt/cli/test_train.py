@@ -66,7 +66,8 @@ def test_show_lists_settings_that_can_be_given_back() -> None:
 def test_a_wrong_setting_is_one_line_and_exit_code_2(wrong: str) -> None:
     result = CliRunner().invoke(app, ["train", wrong])
     assert result.exit_code == 2
-    assert "expected" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert "expected" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_stages_are_read_in_full_and_wrong_ones_refused() -> None:
