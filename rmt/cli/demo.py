@@ -54,7 +54,7 @@ def demo(
             for size, count in zip(sizes, counts, strict=True)
         ]
         flat = [document for group in made for document in group]
-        hidden = f"{len(TASKS)} questions each, {len(made[-1][-1].inserts)} facts hidden in text never seen in training"
+        hidden = f"{len(TASKS)} questions each, {len(made[-1][-1].inserts)} facts hidden in each"
         typer.echo(f"Reading {len(flat)} documents of {lengths} tokens with {model} ({reader.why}): {hidden}")
 
         class Watched(ReaderModel):
