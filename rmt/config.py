@@ -130,6 +130,10 @@ class RMTConfig(PreTrainedConfig):
         """Vocabulary of the backbone."""
         return int(self.backbone_config.vocab_size)
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.backbone_config.vocab_size = value
+
     @property
     def num_hidden_layers(self) -> int:
         """Layers of the backbone."""

@@ -7,8 +7,9 @@ Time on two CPU cores: about an hour for minilm-rmt, and several for llama-rmt. 
 the training stages of minilm-rmt; over length, see docs/results.md. A run that was killed goes on from its last
 checkpoint when the same command is given again.
 
-Each phase is one `rmt train`. The first opens the gates of all memory tokens at once, on short segments that hold one
-fact each: a gate that hears nothing but background for long shuts for good (docs/log.md, 2026-11-24). The second
+Each phase is one `rmt train`. The recipe is the cleaned-up way, not the very steps that made the shipped
+weights (their card tells those). The first phase opens the gates of all memory tokens at once, on short segments that
+hold one fact each: a gate that hears nothing but background for long shuts for good (docs/log.md, 2026-11-24). The second
 teaches whole segments of 128 tokens and the silence between facts.
 """
 
@@ -28,6 +29,7 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
         (
             f"curriculum.stages={LONG}",
             "model.gate_penalty=0.01",
+            "model.gate_threshold=0.5",
             "optim.steps=280",
             "optim.lr=4e-4",
             "optim.batch_size=16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +46,7 @@ def demo(
         counts = [int(count) for count in documents.split(",")]
         if len(counts) != len(sizes):
             raise ValueError(f"--documents: expected {len(sizes)} numbers, one a length, got {documents!r}")
+        sizes, counts = (list(part) for part in zip(*sorted(zip(sizes, counts, strict=True)), strict=True))
         out.mkdir(parents=True, exist_ok=True)
     reader = models.reader(model)
     typer.echo(f"Text: {text} into tokens, {out}/text.tokens")
@@ -69,11 +71,14 @@ def demo(
                 return states
 
         settings = {"text": background.digest, "seed": seed, "documents": documents, "lengths": lengths}
-        cells = evaluate(Watched(reader), flat, log=out / "rows.jsonl", settings=settings)
+        # A log of its own for each text, model and set of lengths: another demo is another log, not an error.
+        name = hashlib.sha256(repr((settings, reader.fingerprint(), reader.settings())).encode()).hexdigest()[:8]
+        log = out / f"rows-{name}.jsonl"
+        cells = evaluate(Watched(reader), flat, log=log, settings=settings)
     write(out / "results.json", to_json(cells, model=model, fingerprint=reader.fingerprint(), source=text, **settings))
     picture = accuracy_over_length(cells, out / "memory.png", chance=1 / len(PLACES))
     typer.echo("\n" + table(cells))
-    say_answers(out, made[-1][-1], len(flat) - 1, PLACES)
+    say_answers(log, made[-1][-1], len(flat) - 1, PLACES)
     size = (out / "document.memory").stat().st_size
     typer.echo(f"\nThe memory of that document: {out}/document.memory, {size / 1000:.0f} kB. Ask it yourself:")
     typer.echo(f'  rmt ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
@@ -81,12 +86,12 @@ def demo(
     (out / "text.tokens").unlink(missing_ok=True)
 
 
-def say_answers(out: Path, document: Any, number: int, places: Sequence[str]) -> None:
+def say_answers(log: Path, document: Any, number: int, places: Sequence[str]) -> None:
     """What was asked of the last document, what was hidden, what was answered with its memory and without."""
     from evals.rows import load_rows
 
     said: dict[tuple[int, str], str] = {}
-    for row in load_rows(out / "rows.jsonl"):
+    for row in load_rows(log):
         if row.document == number:
             said[row.question, row.control] = places[row.answered] if row.answered >= 0 else "nothing"
     typer.echo(f"\nAsked of the last document, {document.length:,} tokens:")

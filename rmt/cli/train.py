@@ -24,6 +24,7 @@ def train(
       rmt train output=runs/llama model.kind=decoder data.text=book.txt,installed:
       rmt train --show
     """
+    from rmt.cli.evaluate import bad_input
     from rmt.cli.models import quiet
     from rmt.cli.training_run import Settings, run
     from rmt.training.settings import keys, override
@@ -34,4 +35,5 @@ def train(
             typer.echo(f"{key} = {','.join(value) if isinstance(value, tuple) else value}")
         return
     quiet()
-    typer.echo(f"The model is in {run(settings, resume=not fresh)}")
+    with bad_input():
+        typer.echo(f"The model is in {run(settings, resume=not fresh)}")

@@ -12,7 +12,7 @@ from rmt.errors import InputError
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """An encoder over MiniLM (or another backbone) with LoRA, or a decoder from scratch; ``init`` goes on from one."""
+    """An encoder over MiniLM with LoRA, or a decoder from scratch; ``init`` goes on from one."""
 
     kind: str = "encoder"
     backbone: str = "minilm"
@@ -88,7 +88,7 @@ class Settings:
 
 
 KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
-STAGE = re.compile(r"(\d+)x(\d+)((?::[prnf][\d.]+|:s)*)")
+STAGE = re.compile(r"(\d+)x(\d+)((?::[pf]\d+|:[rn]\d+(?:\.\d+)?|:s)*)")
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
 
@@ -117,9 +117,12 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
 
     from evals.tasks.memory import PLACES
     from rmt import models
+    from rmt.models.building import load
     from rmt.pretrained import minilm
 
     s = settings.model
+    if s.init and s.kind == "encoder" and not settings.lora.r:
+        raise InputError("model.init: expected an adapter to go on from, got lora.r=0; leave lora.r as it was")
     shape: dict[str, Any] = {
         "segment_size": s.segment_size,
         "num_memory_tokens": len(KEYS),
@@ -133,7 +136,7 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     model: Any
     if s.kind == "decoder":
         if s.init:
-            return models.RMTForCausalLM.from_pretrained(s.init, **shape)
+            return load(models.RMTForCausalLM.from_pretrained, s.init, **shape)
         model = models.RMTForCausalLM.from_backbone(small_llama(s, tokenizer), **shape)
         model.get_input_embeddings().weight.data.normal_(0, 0.05)
     elif s.kind == "encoder":
@@ -229,6 +232,11 @@ def run(settings: Settings, resume: bool = True) -> Path:
     from rmt.training import Curriculum, CurriculumTrainer, NumberedBatches
 
     stages = [stage(s) for s in settings.curriculum.stages]
+    if settings.model.backbone != "minilm":
+        raise InputError(
+            f"model.backbone: expected minilm, got {settings.model.backbone!r}; train others with your own Trainer, as "
+            "the README shows"
+        )
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     tokenizer.model_max_length = int(1e30)
     spoken = settings.model.kind == "decoder"

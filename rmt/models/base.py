@@ -146,7 +146,8 @@ class RMTPreTrainedModel(PreTrainedModel):
             state,
             bptt_depth=self.config.bptt_depth,
             checkpointed=self.config.recurrence == "checkpointed",
-            every_segment_counts=every_segment_counts,
+            # A penalty hangs on each segment too.
+            every_segment_counts=every_segment_counts or (self.training and self.config.gate_penalty > 0),
         )
 
     def state_of(self, memory: Memory | None, batch: int) -> State:

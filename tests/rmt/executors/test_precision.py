@@ -61,3 +61,11 @@ def test_dtypes():
     assert for_reading(classifier(), torch.float32).dtype == torch.float32
     with pytest.raises(InputError, match="int8"):
         for_reading(classifier(), "int8")
+
+
+def test_only_weights_are_rounded_and_rotary_frequencies_stay_as_they_were() -> None:
+    model = causal()
+    twin = for_reading(model, "bfloat16")
+    assert twin.core.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert torch.equal(twin.core.rotary_emb.inv_freq, model.core.rotary_emb.inv_freq)
+    assert twin.core.rotary_emb.inv_freq.dtype == torch.float32
