@@ -8,9 +8,9 @@ the training stages of minilm-rmt; over length, see docs/results.md. A run that 
 checkpoint when the same command is given again.
 
 Each phase is one `rmt train`. The recipe is the cleaned-up way, not the very steps that made the shipped
-weights (their card tells those). The first phase opens the gates of all memory tokens at once, on short segments that
-hold one fact each: a gate that hears nothing but background for long shuts for good (docs/log.md, 2026-11-24). The second
-teaches whole segments of 128 tokens and the silence between facts.
+weights (their card tells those). The first phase opens the gates of all memory tokens at once, on short
+segments that hold one fact each: a gate that hears nothing but background for long shuts for good
+(docs/log.md, 2026-11-24). The second teaches whole segments of 128 tokens and the silence between facts.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from rmt.data.tokens import TokenFile
 from rmt.reader import Reader
 
 T = TypeVar("T")
+IDLE = 0.95  # of a core, which one thread gets on a quiet machine
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Reading:
         rows: segments that the reader ran, those read ahead in vain counted too, per segment of the document.
         gap, size: largest difference between the two memories, and largest absolute value of the reference's.
         same, questions: answers that are the same on both sides, out of how many.
+        cores: processor seconds per second, of the side that got fewer; well below 1, the machine was busy with
+            other work and the document says nothing about speed.
     """
 
     ours: float
@@ -45,12 +48,14 @@ class Reading:
     size: float
     same: int
     questions: int
+    cores: float
 
 
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What ``work`` gives, and the seconds that it took."""
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
+def timed(work: Callable[[], T]) -> tuple[T, float, float]:
+    """What ``work`` gives, the seconds that it took, and the processor seconds."""
+    start, busy = time.perf_counter(), time.process_time()
+    result = work()
+    return result, time.perf_counter() - start, time.process_time() - busy
 
 
 def warm_up(reader: Reader, twin: Any, ids: np.ndarray) -> None:
@@ -83,7 +88,7 @@ def read_both(reader: Reader, twin: Any, document: Document, reader_first: bool)
     hook = reader.model.core.register_forward_pre_hook(count, with_kwargs=True)
     done = {ours: timed(sides[ours]) for ours in (reader_first, not reader_first)}
     hook.remove()
-    (memory, seconds), (expected, their_seconds) = done[True], done[False]
+    (memory, seconds, busy), (expected, their_seconds, their_busy) = done[True], done[False]
     got: Tensor = memory.tensors["tokens"][0]
     questions = [question.ids for question in document.questions]
     ours = classify(reader.model, memory, questions).argmax(dim=1).tolist()
@@ -96,6 +101,7 @@ def read_both(reader: Reader, twin: Any, document: Document, reader_first: bool)
         size=float(expected.abs().max()),
         same=sum(a == b for a, b in zip(ours, theirs, strict=True)),
         questions=len(questions),
+        cores=min(busy / seconds, their_busy / their_seconds),
     )
 
 
@@ -109,6 +115,7 @@ def row(length: int, readings: Sequence[Reading], trained: bool) -> dict[str, An
         "ratios": ratios,
         "ratio": median(ratios),
         "rows_per_segment": float(np.mean([r.rows for r in readings])),
+        "least_cores": min(r.cores for r in readings),
         "memory_difference": max(r.gap for r in readings),
         "memory_size": max(r.size for r in readings),
         "questions": sum(r.questions for r in readings) if trained else None,
@@ -159,6 +166,8 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     gap, size = max(r["memory_difference"] for r in rows), max(r["memory_size"] for r in rows)
     note = "" if size else " (gates shut: nothing was written)"
     lines.append(f"largest difference between the memories {gap:.2g}, largest value in them {size:.2g}{note}")
+    if (least := min(r["least_cores"] for r in rows)) < IDLE:
+        lines.append(f"the machine was busy: a side got {least:.2f} of a core; measure again when it is quiet")
     return "\n".join(lines)
 
 

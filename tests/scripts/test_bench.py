@@ -50,6 +50,7 @@ def test_a_quick_run_writes_what_it_measured(tmp_path):
         assert row["ratio"] == pytest.approx(median(row["ratios"]))
         assert len(row["ratios"]) == 2
         assert row["rows_per_segment"] >= 1
+        assert row["least_cores"] > 0
         assert (row["questions"] is None) == (results["settings"]["model"] == "fresh")
     assert speed["ratio"] == min(row["ratio"] for row in speed["rows"])
     assert speed["met"] is None  # a quick run judges nothing
@@ -103,6 +104,18 @@ def test_both_sides_are_compared_where_memory_is_written(bench):
 def test_speed_reaches_its_target_and_memory_stays_below(bench, part, ratio, met):
     assert bench("figures").verdict(part, ratio, quick=False)["met"] is met
     assert bench("figures").verdict(part, ratio, quick=True)["met"] is None
+
+
+def test_a_busy_machine_is_told(bench):
+    import time
+
+    speed = bench("speed")
+    _, wall, busy = speed.timed(lambda: time.sleep(0.2))
+    assert wall >= 0.2 > 2 * busy
+    reading = speed.Reading(20.0, 10.0, 1.0, 0.0, 1.0, 3, 3, cores=busy / wall)
+    assert "machine was busy" in speed.show([speed.row(100, [reading], True)])
+    quiet = speed.Reading(20.0, 10.0, 1.0, 0.0, 1.0, 3, 3, cores=0.99)
+    assert "machine was busy" not in speed.show([speed.row(100, [quiet], True)])
 
 
 def test_a_ratio_is_that_of_the_longest_document_and_the_worse_count(bench):
