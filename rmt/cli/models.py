@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import rmt.reader
 
 BUNDLED = "minilm-rmt"
-MODEL_HELP = "A bundled model (minilm-rmt, llama-rmt; 'bundled' is the first) or a folder."
+MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled) or a folder."
 
 
 def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:

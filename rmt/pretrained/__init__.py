@@ -28,7 +28,7 @@ def minilm() -> str:
 def load(name: str) -> tuple[Any, Any]:
     """A bundled model, ready to read, and its tokenizer.
 
-    ``minilm-rmt`` is a PEFT adapter with memory and head over MiniLM, merged here; ``llama-rmt`` a whole small model.
+    ``minilm-rmt`` is a PEFT adapter with memory and head over MiniLM, merged here.
 
     Raises:
         InputError: no bundled model of that name.
