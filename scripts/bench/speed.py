@@ -37,6 +37,8 @@ class Reading:
         rows: segments that the reader ran, those read ahead in vain counted too, per segment of the document.
         gap, size: largest difference between the two memories, and largest absolute value of the reference's.
         same, questions: answers that are the same on both sides, out of how many.
+        doubt: largest difference in the probability of an answer; a model that knows nothing gives near ties, which
+            the rounding of bfloat16 can turn.
         cores: processor seconds per second, of the side that got fewer; well below 1, the machine was busy with
             other work and the document says nothing about speed.
     """
@@ -48,6 +50,7 @@ class Reading:
     size: float
     same: int
     questions: int
+    doubt: float
     cores: float
 
 
@@ -91,16 +94,17 @@ def read_both(reader: Reader, twin: Any, document: Document, reader_first: bool)
     (memory, seconds, busy), (expected, their_seconds, their_busy) = done[True], done[False]
     got: Tensor = memory.tensors["tokens"][0]
     questions = [question.ids for question in document.questions]
-    ours = classify(reader.model, memory, questions).argmax(dim=1).tolist()
-    theirs = [int(reference.classify(twin, q.tolist(), expected).argmax()) for q in questions]
+    ours = classify(reader.model, memory, questions)
+    theirs = torch.stack([reference.classify(twin, q.tolist(), expected) for q in questions]).softmax(dim=-1)
     return Reading(
         ours=len(ids) / seconds,
         theirs=len(ids) / their_seconds,
         rows=rows / memory.meta.segments_read,
         gap=float((got - expected).abs().max()),
         size=float(expected.abs().max()),
-        same=sum(a == b for a, b in zip(ours, theirs, strict=True)),
+        same=int((ours.argmax(dim=1) == theirs.argmax(dim=1)).sum()),
         questions=len(questions),
+        doubt=float((ours - theirs).abs().max()),
         cores=min(busy / seconds, their_busy / their_seconds),
     )
 
@@ -120,6 +124,7 @@ def row(length: int, readings: Sequence[Reading], trained: bool) -> dict[str, An
         "memory_size": max(r.size for r in readings),
         "questions": sum(r.questions for r in readings) if trained else None,
         "same_answers": sum(r.same for r in readings) if trained else None,
+        "probability_difference": max(r.doubt for r in readings) if trained else None,
     }
 
 
@@ -166,6 +171,8 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     gap, size = max(r["memory_difference"] for r in rows), max(r["memory_size"] for r in rows)
     note = "" if size else " (gates shut: nothing was written)"
     lines.append(f"largest difference between the memories {gap:.2g}, largest value in them {size:.2g}{note}")
+    if any(doubts := [r["probability_difference"] for r in rows if r["questions"] is not None]):
+        lines.append(f"largest difference in the probability of an answer {max(doubts):.2g}")
     if (least := min(r["least_cores"] for r in rows)) < IDLE:
         lines.append(f"the machine was busy: a side got {least:.2f} of a core; measure again when it is quiet")
     return "\n".join(lines)

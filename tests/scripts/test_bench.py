@@ -90,11 +90,14 @@ def test_both_sides_are_compared_where_memory_is_written(bench):
     got = speed.read_both(reader, as_reference(model), document, reader_first=True)
     assert got.gap <= 1e-4 * got.size
     assert got.same == got.questions == 3
+    assert 0 < got.doubt < 1e-4
     assert got.rows > 1  # every segment wrote, so those read ahead of it were read in vain
 
     other = as_reference(model)
     torch.nn.init.constant_(other.cell.slot_gate.bias, 1.0)
-    assert speed.read_both(reader, other, document, reader_first=False).gap > 1e-3 * got.size
+    wrong = speed.read_both(reader, other, document, reader_first=False)
+    assert wrong.gap > 1e-3 * got.size
+    assert wrong.doubt > 10 * got.doubt
 
 
 @pytest.mark.parametrize(
@@ -112,9 +115,9 @@ def test_a_busy_machine_is_told(bench):
     speed = bench("speed")
     _, wall, busy = speed.timed(lambda: time.sleep(0.2))
     assert wall >= 0.2 > 2 * busy
-    reading = speed.Reading(20.0, 10.0, 1.0, 0.0, 1.0, 3, 3, cores=busy / wall)
+    reading = speed.Reading(20.0, 10.0, 1.0, 0.0, 1.0, 3, 3, 0.0, cores=busy / wall)
     assert "machine was busy" in speed.show([speed.row(100, [reading], True)])
-    quiet = speed.Reading(20.0, 10.0, 1.0, 0.0, 1.0, 3, 3, cores=0.99)
+    quiet = speed.Reading(20.0, 10.0, 1.0, 0.0, 1.0, 3, 3, 0.0, cores=0.99)
     assert "machine was busy" not in speed.show([speed.row(100, [quiet], True)])
 
 
