@@ -26,20 +26,26 @@ class Family:
         layout: how a segment is laid out around the memory.
         special: the configuration's own names of the tokens that open and close a text (encoders).
         position_offset: positions at the start of the table that no token uses.
-        unbounded: positions are relative or rotary with no table to run out of.
         no_pooler: the base model takes ``add_pooling_layer=False``.
+        layers: where the base model keeps its layers, if they are built as BERT's are.
     """
 
     layout: Layout
     special: tuple[str, str] = ("cls_token_id", "sep_token_id")
     position_offset: int = 0
-    unbounded: bool = False
     no_pooler: bool = False
+    layers: str | None = None
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family("encoder", no_pooler=True),
-    "roberta": Family("encoder", special=("bos_token_id", "eos_token_id"), position_offset=2, no_pooler=True),
+    "bert": Family("encoder", no_pooler=True, layers="encoder.layer"),
+    "roberta": Family(
+        "encoder",
+        special=("bos_token_id", "eos_token_id"),
+        position_offset=2,
+        no_pooler=True,
+        layers="encoder.layer",
+    ),
     "distilbert": Family("encoder"),
     "deberta-v2": Family("encoder"),
     "modernbert": Family("encoder"),
@@ -84,7 +90,7 @@ def max_segment_size(config: PreTrainedConfig, num_memory_tokens: int) -> int | 
     positions = getattr(config, "max_position_embeddings", None)
     # A decoder's window must reach from the last memory token back over the whole segment to the first.
     window = getattr(config, "sliding_window", None) if family.layout == "decoder" else None
-    bounds = [] if positions is None or family.unbounded else [int(positions) - family.position_offset]
+    bounds = [] if positions is None else [int(positions) - family.position_offset]
     bounds += [] if window is None else [int(window)]
     if not bounds:
         return None

@@ -23,7 +23,7 @@ from rmt.answers import Answer, answer
 from rmt.checkpoint import Checkpoint
 from rmt.data.tokens import TokenFile
 from rmt.errors import InputError
-from rmt.executors import choose, for_reading
+from rmt.executors import choose, for_reading, writer
 from rmt.memory import Memory, MemoryMeta
 from rmt.models.base import RMTPreTrainedModel
 from rmt.progress import Progress
@@ -65,10 +65,12 @@ class Reader:
         batch_segments: int = 32,
         compile: bool = False,
     ) -> None:
-        self.executor, self.why = choose(model.config, executor, batch_segments)
+        cores = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self.executor, self.why = choose(model.config, executor, batch_segments, cores)
         self.tokenizer = tokenizer
         self._fingerprint = model.fingerprint()
         self.model = for_reading(model, dtype, compile=compile)
+        self._writer = writer(self.model)
         self.dtype = next(self.model.backbone.parameters()).dtype
 
     def fingerprint(self) -> str:
@@ -190,7 +192,7 @@ class Reader:
             )
         with torch.inference_mode():
             segments = split(torch.from_numpy(ids).to(self.model.device), None, self.segment_size)
-            state = self.executor.read(self.model, segments, state)
+            state = self.executor.read(self._writer, segments, state)
         # Copied outside inference mode, so that what leaves here may enter a training step.
         return {name: tensor.clone() for name, tensor in state.items()}
 

@@ -2,6 +2,7 @@
 
 from rmt.executors.base import Executor, ReadingModel
 from rmt.executors.choice import EXECUTORS, choose
+from rmt.executors.narrow import writer
 from rmt.executors.precision import auto_dtype, for_reading
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
@@ -15,4 +16,5 @@ __all__ = [
     "auto_dtype",
     "choose",
     "for_reading",
+    "writer",
 ]

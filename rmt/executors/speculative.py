@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 
 import torch
 
 from rmt.errors import InputError
 from rmt.executors.base import ReadingModel, State
+from rmt.executors.side_by_side import each
 from rmt.segments import Segment
 
 
@@ -24,20 +26,23 @@ from rmt.segments import Segment
 class Speculative:
     """Reads ahead within aligned chunks of segments of one document.
 
-    A chunk is tried as one batch. Behind a write the next try ends at the next segment that wrote when it was
-    last read ahead, for it will likely do so again; it is small at first and doubles with each success, so
-    that wrong guesses cannot cost much. A new chunk starts with a full batch, whatever happened before it:
-    which segments share a batch follows from the text alone, so that a run that was broken at a border of
-    chunks goes on with the very same batches (the rounding of a matrix product depends on the rows beside
-    it).
+    A chunk begins with a small try, and tries double as long as nothing writes. Behind a write the rest of the
+    chunk is read in order (a segment for each thread at a time), for where one fact stands others do, and a try
+    that fails costs time. A new chunk begins afresh, whatever happened before it: which segments share a batch
+    follows from the text alone, so that a run that was broken at a border of chunks goes on with the very same
+    batches (the rounding of a matrix product depends on the rows beside it).
 
     Attributes:
         batch_segments: segments in a chunk.
-        restart: at most so many segments in the try behind a write.
+        first, most: segments in the first try of a chunk, and in the largest.
+        threads: parts that a try is cut into, one a core (:mod:`rmt.executors.side_by_side`); where there are
+            several, reading is done in inference mode.
     """
 
     batch_segments: int = 32
-    restart: int = 4
+    first: int = 4
+    most: int = 16
+    threads: int = 1
     name: str = "speculative"
 
     def read(self, model: ReadingModel, segments: Iterable[Segment], state: State) -> State:
@@ -59,25 +64,40 @@ class Speculative:
         return state
 
     def _group(self, model: ReadingModel, group: list[Segment], state: State) -> State:
-        core, at, size = model.core, 0, len(group)
-        guess = [False] * len(group)
+        at, size, most = 0, self.first, self.most
         while at < len(group):
             end = min(at + size, len(group))
-            if True in guess[at:end]:
-                end = guess.index(True, at) + 1
-            ahead = group[at:end]
-            together = Segment(*(torch.cat(t) for t in zip(*((s.ids, s.mask, s.source) for s in ahead), strict=True)))
-            before = {name: t.expand(len(ahead), *t.shape[1:]) for name, t in state.items()}
-            after = model.cell(core, together, before).state
-            wrote = _changed(before, after)
-            if True not in wrote:
-                at, size = end, 2 * size
-                continue
-            guess[at:end] = wrote
-            first = wrote.index(True)
-            state = {name: t[first : first + 1].clone() for name, t in after.items()}
-            at, size = at + first + 1, self.restart if first + 1 < len(wrote) else 2 * size
+            tried = each(partial(_ahead, model, state), _parts(group[at:end], self.threads))
+            wrote = [row for _, rows in tried for row in rows]
+            if True in wrote:
+                state = _row([after for after, _ in tried], wrote.index(True))
+                end, most = at + wrote.index(True) + 1, self.threads
+            at, size = end, min(2 * size, most)
         return state
+
+
+def _ahead(model: ReadingModel, state: State, ahead: list[Segment]) -> tuple[State, list[bool]]:
+    """Segments read as one batch, each with the same memory: the memories after, and which of them differ."""
+    together = Segment(*(torch.cat(t) for t in zip(*((s.ids, s.mask, s.source) for s in ahead), strict=True)))
+    before = {name: t.expand(len(ahead), *t.shape[1:]) for name, t in state.items()}
+    after = model.cell(model.core, together, before).state
+    return after, _changed(before, after)
+
+
+def _parts(ahead: list[Segment], count: int) -> list[list[Segment]]:
+    """Runs of about equal length, at most ``count``, none empty."""
+    borders = [len(ahead) * n // min(count, len(ahead)) for n in range(min(count, len(ahead)) + 1)]
+    return [ahead[start:end] for start, end in pairwise(borders)]
+
+
+def _row(parts: list[State], number: int) -> State:
+    """One row of states that follow one another."""
+    for part in parts:
+        rows = len(next(iter(part.values())))
+        if number < rows:
+            return {name: t[number : number + 1].clone() for name, t in part.items()}
+        number -= rows
+    raise IndexError(number)
 
 
 def _changed(before: State, after: State) -> list[bool]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from rmt import reference
 from rmt.errors import InputError
 from rmt.executors import Sequential, Speculative, choose
+from rmt.executors.side_by_side import each
 from rmt.segments import split
 from tests.rmt.tiny import causal, classifier, content
 
@@ -55,7 +56,8 @@ def test_any_pattern_of_writes(writes, tail, chunk, moody):
     expected = Sequential().read(Counting(moody), segments, start())["tokens"]
     model = Counting(moody)
     assert torch.equal(Speculative(chunk).read(model, iter(segments), start())["tokens"], expected)
-    assert sum(model.batches) <= (1 + Speculative().restart) * len(segments) + chunk, "rows run in vain are bounded"
+    chunks = -(-len(segments) // chunk) + tail
+    assert sum(model.batches) <= len(segments) + Speculative().most * chunks, "rows run in vain are bounded"
 
 
 @given(st.lists(st.booleans(), min_size=9, max_size=40), st.integers(2, 4))
@@ -69,16 +71,45 @@ def test_a_broken_run_goes_on_with_the_same_batches(writes, chunk):
     assert broken.batches == whole.batches
 
 
-def test_batches():
-    quiet, model = [False] * 8, Counting()
-    Speculative(8).read(model, pattern(quiet), start())
-    assert model.batches == [8]
-    once, model = [False, True, *[False] * 6], Counting()
-    Speculative(8).read(model, pattern(once), start())
-    assert model.batches == [8, 4, 2]
-    always, model = [True] * 4, Counting()
-    Speculative(4).read(model, pattern(always, tail=1), start())
-    assert model.batches == [4, 1, 1, 1, 1]
+@pytest.mark.parametrize(
+    ("writes", "batches"),
+    [
+        ([False] * 30, [4, 8, 16, 2]),
+        ([False, True, *[False] * 4], [4, 1, 1, 1, 1]),
+        ([False] * 6 + [True, False], [4, 4, 1]),
+        ([True] * 3, [3, 1, 1]),
+    ],
+)
+def test_batches(writes, batches):
+    model = Counting()
+    Speculative(32).read(model, pattern(writes), start())
+    assert model.batches == batches
+
+
+def test_a_chunk_begins_afresh():
+    model = Counting()
+    Speculative(4).read(model, pattern([True, False, False, False] * 2, tail=1), start())
+    assert model.batches == [4, 1, 1, 1, 4, 1, 1, 1, 1]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(2, 4))
+def test_parts_side_by_side_give_the_same(writes, threads):
+    segments = pattern(writes)
+    expected = Sequential().read(Counting(True), segments, start())["tokens"]
+    got = Speculative(16, threads=threads).read(Counting(True), segments, start())["tokens"]
+    assert torch.equal(got, expected)
+
+
+def test_threads_leave_the_caller_its_cores():
+    before = torch.get_num_threads()
+    assert each(lambda part: (torch.get_num_threads(), torch.is_inference_mode_enabled(), part), [7, 8, 9]) == [
+        (1, True, 7),
+        (1, True, 8),
+        (1, True, 9),
+    ]
+    assert torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        each(lambda part: 1 // part, [0, 1])
 
 
 def sparse(model, spread=0.6):
@@ -105,7 +136,7 @@ def test_models(make, length):
     torch.testing.assert_close(ahead, expected, atol=1e-5, rtol=0)
     if length > 100:
         assert not torch.equal(ahead, state["tokens"]), "nothing was written, so nothing was shown"
-        assert len(calls) - in_order < in_order, "more runs of the backbone than one for each segment"
+        assert len(calls) - in_order <= in_order, "more runs of the backbone than one for each segment"
 
 
 def test_against_the_reference():
@@ -137,6 +168,7 @@ def test_refusals():
 def test_choice():
     gated, plain = classifier(memory_update="gated").config, classifier().config
     assert choose(gated)[0] == Speculative(32)
+    assert choose(gated, threads=2)[0] == Speculative(32, threads=2)
     assert choose(gated, "sequential", 8)[0] == Sequential(8)
     assert choose(plain)[0] == Sequential(32)
     assert "replace" in choose(plain)[1]

@@ -1,0 +1,107 @@
+"""An encoder whose last layer runs for the first positions only: all that a memory needs of it. Exact.
+
+The last layer's outputs at the text are what a head over the text would look at; while a document is read there is
+none. Keys and values still come from every position, so the memory is that of the whole layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rmt.backbone import family_of
+from rmt.models.base import RMTPreTrainedModel
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model for writing memories alone, as :class:`rmt.executors.ReadingModel`; weights are the model's own."""
+
+    cell: Any
+    core: nn.Module
+    training: bool = False
+
+
+def writer(model: RMTPreTrainedModel) -> Any:
+    """What executors should read with: the model itself, or the same with a narrow last layer where it has BERT's.
+
+    Args:
+        model: in evaluation mode; left as it is.
+    """
+    path = family_of(model.config.backbone_config).layers
+    if path is None or not model.config.num_memory_tokens:
+        return model
+    return Writer(model.cell, narrow(model.core, path, 1 + model.config.num_memory_tokens))
+
+
+def narrow(core: nn.Module, path: str, rows: int) -> nn.Module:
+    """A view of an encoder that gives last hidden states of the first ``rows`` positions only.
+
+    Modules on the way to the layer are copied without their parts, all others are shared.
+
+    Args:
+        core: base model with a list of BERT layers at ``path``, such as ``encoder.layer``.
+    """
+    view = shallow(core)
+    at = view
+    *way, layers = path.split(".")
+    for name in way:
+        at._modules[name] = shallow(at.get_submodule(name))
+        at = at.get_submodule(name)
+    *before, last = at.get_submodule(layers).children()
+    at._modules[layers] = nn.ModuleList([*before, LastLayer(last, rows)])
+    return view
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """A copy that shares all parts, yet has a table of parts of its own."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+class LastLayer(nn.Module):
+    """A BERT layer (``attention.self``, ``attention.output``, ``feed_forward_chunk``) run for its first positions."""
+
+    def __init__(self, layer: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.rows = rows
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch width hidden"],
+        attention_mask: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Float[Tensor, "batch rows hidden"]:
+        """Last hidden states of the first positions.
+
+        Args:
+            hidden_states: of all positions, from the layer before.
+            attention_mask: true, or zero, where a position may be looked at; (batch, 1, width or 1, width).
+        """
+        layer: Any = self.layer
+        attention = layer.attention.self
+        first = hidden_states[:, : self.rows]
+        mask = attention_mask
+        if isinstance(mask, Tensor) and mask.shape[2] > 1:
+            mask = mask[:, :, : self.rows]
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+
+        seen = F.scaled_dot_product_attention(
+            heads(attention.query(first)),
+            heads(attention.key(hidden_states)),
+            heads(attention.value(hidden_states)),
+            attn_mask=mask,
+            scale=attention.scaling,
+        )
+        out: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
+        return out
