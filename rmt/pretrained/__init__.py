@@ -55,5 +55,6 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
 
     base = from_pretrained(AutoModel.from_pretrained, minilm(), add_pooling_layer=False)
     model = models.RMTForSequenceClassification(RMTConfig.from_pretrained(folder), base)
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    return merged.float().eval(), from_pretrained(AutoTokenizer.from_pretrained, minilm())
+    # Merged in float64, so that the weights, and their fingerprint, are the same whatever library multiplies here.
+    adapted = PeftModel.from_pretrained(model.double(), str(folder), autocast_adapter_dtype=False).double()
+    return adapted.merge_and_unload().float().eval(), from_pretrained(AutoTokenizer.from_pretrained, minilm())
