@@ -22,7 +22,7 @@ from rmt.cli.training_run import Settings, run
 from rmt.training.settings import override
 
 SHORT = "3x16:p2:r0.8:n0.3:f1:s,4x16:p2:r0.8:n0.3:s,5x24:p3:r0.6:n0.8:s,5x48:p4:r0.6:n1.0:s,4x128:p4:r0.6:n1.5:s"
-LONG = "4x128:p2:r0.5:n1.0:s,5x128:p2:r0.5:n1.2:s"
+LONG = "4x128:p2:r0.5:n1.0:s:c0.3,5x128:p3:r0.5:n1.2:s:c0.3,5x128:p3:r0.5:n1.2"
 PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "minilm-rmt": (
         (f"curriculum.stages={SHORT}", "model.gate_penalty=0.002", "optim.steps=350", "optim.lr=1e-3"),
@@ -30,10 +30,10 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
             f"curriculum.stages={LONG}",
             "model.gate_penalty=0.01",
             "model.gate_threshold=0.5",
-            "optim.steps=280",
+            "optim.steps=360",
             "optim.lr=4e-4",
             "optim.batch_size=16",
-            "curriculum.patience=60",
+            "curriculum.patience=100",
         ),
     ),
     "llama-rmt": (
@@ -42,7 +42,7 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
             "model.kind=decoder",
             "model.gate_penalty=0.002",
             "optim.steps=8000",
-            "optim.lr=1.5e-3",
+            "optim.lr=2e-3",
             "optim.batch_size=32",
             "optim.bf16=false",
         ),

@@ -68,6 +68,8 @@ class Stage:
         near_facts: expected near-facts a document of 128 tokens.
         relations: facts about rooms: 2 as in the task, or 1 to begin with.
         spread: at most one fact a segment, as in a long text; else anywhere, cut by borders too.
+        cut: with ``spread``, the share of facts that a border between segments cuts in two.
+        lead: at most so many segments of background to be read without gradient before the document.
     """
 
     segments: int = 1
@@ -77,6 +79,8 @@ class Stage:
     near_facts: float = 0.3
     relations: int = 2
     spread: bool = False
+    cut: float = 0.0
+    lead: int = 0
 
 
 def one_relation(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[tuple[str, int, str], ...]]:
@@ -120,7 +124,8 @@ class MemoryTraining:
             input_ids, salient (batch, tokens); question_ids, question_mask (batch, questions, width), empty where a
             document has fewer questions. With classes: labels (batch, questions), -100 where there is no question.
             With spoken answers: question_targets like question_ids, -100 but on the answer. With keys: memory_targets
-            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold.
+            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold. Where
+            the stage has a lead: lead_ids (batch, tokens), whole segments.
         """
         documents = [self.document(index * self.batch_size + i, stage) for i in range(self.batch_size)]
         asked = [[(q, self.said(q)) for q in d.questions] for d in documents]
@@ -141,7 +146,18 @@ class MemoryTraining:
             "question_ids": ids,
             "question_mask": mask,
             **({"question_targets": spoken} if self.spoken else {"labels": labels}),
+            **self.lead(documents, index, stage),
         }
+
+    def lead(self, documents: Sequence[Document], index: int, stage: Stage) -> dict[str, np.ndarray]:
+        """A run of background for each document, from anywhere in its text, of one random length; at times none."""
+        rng = np.random.default_rng((self.seed, index, 1))
+        tokens = int(rng.integers(stage.lead + 1)) * stage.segment_size
+        if not tokens:
+            return {}
+        starts = [int(rng.integers(len(d.background) - tokens + 1)) for d in documents]
+        runs = [d.background[start : start + tokens] for d, start in zip(documents, starts, strict=True)]
+        return {"lead_ids": np.stack(runs).astype(np.int64)}
 
     @cached_property
     def tempting(self) -> list[np.ndarray]:
@@ -203,12 +219,22 @@ def spread(
     rng: np.random.Generator, stage: Stage, facts: Sequence[tuple[str, np.ndarray, bool, bool]]
 ) -> tuple[Insert, ...]:
     """Put each fact (text, tokens, keep, unused) into a segment of its own; what finds none is left out."""
+    size = stage.segment_size
     homes = rng.permutation(stage.segments)
-    inserts = []
-    for home, (text, ids, keep, _) in zip(homes, facts, strict=False):
-        if keep and len(ids) > stage.segment_size:
-            raise ValueError(f"segment_size: expected room for a fact of {len(ids)} tokens, got {stage.segment_size}")
-        if len(ids) <= stage.segment_size:
-            within = int(rng.integers(stage.segment_size - len(ids) + 1))
-            inserts.append(Insert(int(home) * stage.segment_size + within, text, ids, keep))
-    return tuple(sorted(inserts, key=lambda i: i.offset))
+    inserts: list[Insert] = []
+    free = 0
+    for home, (text, ids, keep, _) in sorted(zip(homes, facts, strict=False), key=lambda pair: int(pair[0])):
+        if keep and len(ids) > size:
+            raise ValueError(f"segment_size: expected room for a fact of {len(ids)} tokens, got {size}")
+        first, border = max(free, int(home) * size), (int(home) + 1) * size
+        if 2 * len(ids) <= size and home + 1 < stage.segments and rng.random() < stage.cut:
+            offset = border - int(rng.integers(1, len(ids)))
+        elif first <= border - len(ids):
+            offset = int(rng.integers(first, border - len(ids) + 1))
+        elif keep:
+            offset = first
+        else:
+            continue
+        inserts.append(Insert(offset, text, ids, keep))
+        free = offset + len(ids)
+    return tuple(inserts)

@@ -45,7 +45,8 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class CurriculumSettings:
-    """Stages are SEGMENTSxSIZE:pPEOPLE:rROOMS:nNEAR_FACTS:fRELATIONS, with :s where facts are spread."""
+    """Stages are SEGMENTSxSIZE:pPEOPLE:rROOMS:nNEAR_FACTS:fRELATIONS:lLEAD, LEAD segments at most read before;
+    with :s where facts are spread and :cCUT for the share of these that a border cuts."""
 
     stages: tuple[str, ...] = (
         "3x16:p3:r0:n0.3:s",
@@ -79,6 +80,7 @@ class Settings:
     output: str = "runs/train"
     seed: int = 0
     save_every: int = 100
+    save_keep: int = 2
     log_every: int = 20
     model: ModelSettings = field(default_factory=ModelSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -88,7 +90,7 @@ class Settings:
 
 
 KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
-STAGE = re.compile(r"(\d+)x(\d+)((?::[pf]\d+|:[rn]\d+(?:\.\d+)?|:s)*)")
+STAGE = re.compile(r"(\d+)x(\d+)((?::[pfl]\d+|:[rnc]\d+(?:\.\d+)?|:s)*)")
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
 
@@ -108,6 +110,8 @@ def stage(text: str) -> Any:
         near_facts=float(parts.get("n", 0.3)),
         relations=int(parts.get("f", 2)),
         spread="s" in parts,
+        cut=float(parts.get("c", 0.0)),
+        lead=int(parts.get("l", 0)),
     )
 
 
@@ -225,11 +229,10 @@ def run(settings: Settings, resume: bool = True) -> Path:
     """Train, and leave the model in ``output``/model. A run that was killed goes on from its last checkpoint."""
     import torch
     from transformers import AutoTokenizer, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
 
     from evals.tasks.training import MemoryTraining
     from rmt.pretrained import minilm
-    from rmt.training import Curriculum, CurriculumTrainer, NumberedBatches
+    from rmt.training import Curriculum, CurriculumTrainer, NumberedBatches, last_checkpoint
 
     stages = [stage(s) for s in settings.curriculum.stages]
     if settings.model.backbone != "minilm":
@@ -265,7 +268,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
         use_cpu=not torch.cuda.is_available(),
         logging_steps=settings.log_every,
         save_steps=settings.save_every,
-        save_total_limit=2,
+        save_total_limit=settings.save_keep,
         report_to=["tensorboard"],
         seed=settings.seed,
         remove_unused_columns=False,
@@ -275,8 +278,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
     )
     model = build_model(settings, tokenizer)
     trainer = CurriculumTrainer(batches=batches, accuracy=accuracy, model=model, args=args)
-    last = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
     save(trainer.model, tokenizer, output / "model")
     return output / "model"
 

@@ -2,6 +2,6 @@
 
 from rmt.training.curriculum import Curriculum
 from rmt.training.settings import override
-from rmt.training.trainer import CurriculumTrainer, NumberedBatches
+from rmt.training.trainer import CurriculumTrainer, NumberedBatches, last_checkpoint
 
-__all__ = ["Curriculum", "CurriculumTrainer", "NumberedBatches", "override"]
+__all__ = ["Curriculum", "CurriculumTrainer", "NumberedBatches", "last_checkpoint", "override"]

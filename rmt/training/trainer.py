@@ -68,9 +68,17 @@ class CurriculumTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The model's own loss; on the way, the curriculum hears how many answers were right."""
+        """The model's own loss; on the way, the curriculum hears how many answers were right.
+
+        ``lead_ids`` of a batch are read first, without gradient: what a memory must outlive.
+        """
         inputs = dict(inputs)
         stage = inputs.pop("stage", None)
+        lead = inputs.pop("lead_ids", None)
+        if lead is not None:
+            how = {name: inputs[name] for name in ("segment_size", "logits_to_keep") if name in inputs}
+            with torch.no_grad():
+                inputs["memory"] = self.accelerator.unwrap_model(model)(input_ids=lead, **how).memory
         out = model(**inputs)
         if stage is not None and model.training:
             self.batches.curriculum.observe(int(stage), self.accuracy(inputs, out))
@@ -102,6 +110,16 @@ class KeepCurriculum(TrainerCallback):
         beside = folder / f".{CURRICULUM_FILE}.tmp"
         beside.write_text(json.dumps(self.batches.curriculum.state_dict()))
         beside.replace(folder / CURRICULUM_FILE)
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that was written to its end: the curriculum's file is the last of it.
+
+    A run that was killed while it wrote leaves half of one behind, which is passed over.
+    """
+    whole = [file.parent for file in output.glob(f"checkpoint-*/{CURRICULUM_FILE}")]
+    steps = {int(folder.name.rpartition("-")[2]): folder for folder in whole}
+    return str(steps[max(steps)]) if steps else None
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -107,6 +107,33 @@ def test_spread_facts_stand_in_segments_of_their_own(tokens: Any) -> None:
     assert cut > 50  # the control: elsewhere borders do cut facts
 
 
+def test_borders_cut_as_many_of_the_spread_facts_as_asked(tokens: Any) -> None:
+    stage, cut, whole = Stage(segments=6, segment_size=64, near_facts=1.0, spread=True, cut=0.4), 0, 0
+    for number in range(150):
+        document = training(tokens).document(number, stage)
+        ends = [i.offset + len(i.ids) for i in document.inserts]
+        assert all(end <= later.offset for end, later in zip(ends, document.inserts[1:], strict=False))
+        assert ends[-1] <= document.length
+        for insert, end in zip(document.inserts, ends, strict=True):
+            crosses = insert.offset // 64 != (end - 1) // 64
+            cut, whole = cut + crosses, whole + (not crosses)
+    assert 0.2 < cut / (cut + whole) < 0.45  # none is cut in the last segment
+
+
+def test_a_lead_is_whole_segments_of_the_text(tokens: Any) -> None:
+    made = training(tokens)
+    stage = Stage(segments=2, segment_size=32, lead=3)
+    lengths = []
+    for index in range(20):
+        lead = made.batch(index, stage).get("lead_ids")
+        lengths.append(0 if lead is None else lead.shape[1])
+        for row in [] if lead is None else lead:
+            windows = np.lib.stride_tricks.sliding_window_view(background(3000), len(row))
+            assert (windows == row).all(axis=1).any()
+    assert set(lengths) == {0, 32, 64, 96}
+    assert "lead_ids" not in made.batch(0, Stage(segments=2, segment_size=32))
+
+
 def test_near_facts_come_as_often_as_asked_and_say_nothing(tokens: Any) -> None:
     rng = np.random.default_rng(0)
     free = ("Fred", "Jeff")

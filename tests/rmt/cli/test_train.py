@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ TINY = (
     "optim.batch_size=2",
     "optim.warmup=1",
     "log_every=1",
-    "curriculum.stages=3x16:p1:r0.5:n0.3:f1:s",
+    "curriculum.stages=3x16:p1:r0.5:n0.3:f1:s:l2",
 )
 
 
@@ -62,6 +63,19 @@ def test_show_lists_settings_that_can_be_given_back() -> None:
     assert train("--show", *(line.replace(" = ", "=") for line in lines)).splitlines() == lines
 
 
+def test_a_killed_run_ends_in_the_very_weights_of_an_unbroken_one(book: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    common = (*TINY, f"output={output}", f"data.text={book}", "save_every=1", "optim.steps=4", "save_keep=4")
+    train(*common)
+    unbroken = (output / "model" / "model.safetensors").read_bytes()
+    for late in (output / "model", output / "checkpoint-4"):
+        shutil.rmtree(late)
+    (output / "checkpoint-3" / "curriculum.json").unlink()  # killed while it wrote that one
+    (output / "checkpoint-3" / "optimizer.pt").write_bytes(b"half")
+    train(*common)
+    assert (output / "model" / "model.safetensors").read_bytes() == unbroken
+
+
 @pytest.mark.parametrize("wrong", ["optim.learning_rate=1", "optim.lr=fast", "optim.lr"])
 def test_a_wrong_setting_is_one_line_and_exit_code_2(wrong: str) -> None:
     result = CliRunner().invoke(app, ["train", wrong])
@@ -71,7 +85,8 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(wrong: str) -> None:
 
 
 def test_stages_are_read_in_full_and_wrong_ones_refused() -> None:
-    made = stage("4x128:p3:r0.5:n1.5:f1:s")
+    made = stage("4x128:p3:r0.5:n1.5:f1:s:c0.3:l8")
+    assert (made.cut, made.lead) == (0.3, 8)
     assert (made.segments, made.segment_size, made.people, made.rooms) == (4, 128, 3, 0.5)
     assert (made.near_facts, made.relations, made.spread) == (1.5, 1, True)
     assert not stage("6x128").spread
