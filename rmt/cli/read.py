@@ -54,8 +54,10 @@ def read(
     reader = models.reader(model, dtype, executor)
     before = None if memory is None else Memory.load(memory)
     checkpoint = output.with_name(output.name + ".partial")
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
+    if checkpoint.exists() and not resume:
+        raise InputError(
+            f"{checkpoint}: expected no earlier run, got what a broken one left; go on with --resume, or remove it"
+        )
     started = time.monotonic()
     after = reader.read(document, memory=before, checkpoint=checkpoint, checkpoint_every=every, progress=progress)
     seconds = time.monotonic() - started

@@ -112,4 +112,10 @@ def test_resume_of_another_document(rmt, classifier, document, tmp_path):
     refused = rmt("read", document, "-o", out, *common, "--resume")
     assert refused.exit_code == 2
     assert "this document" in refused.stderr
-    assert rmt("read", document, "-o", out, *common).exit_code == 0, "without --resume it begins again"
+    kept = partial.read_bytes()
+    refused = rmt("read", document, "-o", out, *common)
+    assert refused.exit_code == 2
+    assert "--resume" in refused.stderr
+    assert partial.read_bytes() == kept, "hours of reading are not thrown away unasked"
+    partial.unlink()
+    assert rmt("read", document, "-o", out, *common).exit_code == 0
