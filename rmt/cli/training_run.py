@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,19 +201,27 @@ def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
 
 
 def backgrounds(settings: Settings, tokenizer: Any) -> list[Any]:
-    """The texts as token files, built once and kept in ``data.cache``."""
+    """The texts as token files, built once and kept in ``data.cache``; a file that changed is built again."""
     from rmt.data import TokenFile, iter_text
 
     cache = Path(settings.data.cache or Path(settings.output) / "text")
     cache.mkdir(parents=True, exist_ok=True)
     files = []
     for source in settings.data.text:
-        path = cache / (re.sub(r"\W+", "-", source).strip("-")[-80:] + ".tokens")
+        path = cache / token_file_name(source)
         if not path.is_file():
             TokenFile.build(iter_text(source), tokenizer, path, source=source)
-        with TokenFile.open(path, tokenizer) as file:
-            files.append(file[0 : len(file)])
+        files.append(TokenFile.open(path, tokenizer))
     return files
+
+
+def token_file_name(source: str) -> str:
+    """A readable name that differs for each source and, of files and folders, for each state they are in."""
+    place = Path(source).expanduser()
+    parts = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+    state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in parts if p.is_file()]
+    digest = hashlib.sha256(repr((source, state)).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', source).strip('-')[-60:]}-{digest}.tokens"
 
 
 def accuracy(batch: Any, out: Any) -> float:

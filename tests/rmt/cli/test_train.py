@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rmt.cli.app import app
-from rmt.cli.training_run import Settings, stage
+from rmt.cli.training_run import Settings, stage, token_file_name
 from rmt.errors import InputError
 
 TINY = (
@@ -74,6 +74,15 @@ def test_a_killed_run_ends_in_the_very_weights_of_an_unbroken_one(book: Path, tm
     (output / "checkpoint-3" / "optimizer.pt").write_bytes(b"half")
     train(*common)
     assert (output / "model" / "model.safetensors").read_bytes() == unbroken
+
+
+def test_text_that_changed_is_another_token_file(book: Path) -> None:
+    first = token_file_name(str(book))
+    assert token_file_name(str(book)) == first
+    book.write_text("Something else.")
+    assert token_file_name(str(book)) != first
+    assert token_file_name("installed:") != token_file_name("installed")
+    assert token_file_name(str(book.parent)) != token_file_name(str(book))
 
 
 @pytest.mark.parametrize("wrong", ["optim.learning_rate=1", "optim.lr=fast", "optim.lr"])
