@@ -44,8 +44,17 @@ def table(cells: Sequence[Cell]) -> str:
         numbers = [text.rjust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
         texts = [text.ljust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
         out.append(("  " + "  ".join(numbers + texts)).rstrip())
-    out += ["", "Percent right, Wilson 95% interval.", *_power_note(cells), *notes]
+    out += ["", "Percent right, Wilson 95% interval.", *_power_note(cells), *_cluster_note(cells), *notes]
     return "\n".join(out)
+
+
+def _cluster_note(cells: Sequence[Cell]) -> list[str]:
+    """Where several questions share a document: they are not quite independent."""
+    shared = [cell for cell in cells if cell.control == MEMORY and cell.documents < cell.n]
+    if not shared:
+        return []
+    said = [f"  {cell.task}, {cell.length:,} tokens: {cell.n} of {cell.documents} documents" for cell in shared]
+    return ["Questions that share a document make an interval somewhat too narrow:", *said]
 
 
 def to_json(cells: Sequence[Cell], **extra: Any) -> str:
