@@ -228,11 +228,7 @@ def prefill(
         Hidden states of the tokens (left-aligned, as in ``segment``), the keys, and which columns are real.
     """
     text = model.get_input_embeddings()(segment.ids)
-    memory = state["tokens"]
-    if model.cell.slot_gate is not None:
-        # As the cell shows a gated memory to the backbone: on top of the learned keys.
-        memory = memory + model.cell.memory.float()
-    memory = memory.to(text.dtype)
+    memory = model.cell.shown(state["tokens"]).to(text.dtype)
     inputs = torch.cat([memory, text], dim=1)
     _, total, hidden = inputs.shape
     width = segment.ids.shape[1]

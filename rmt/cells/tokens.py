@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rmt.backbone import family_of
 from rmt.config import RMTConfig
+from rmt.errors import InputError
 from rmt.segments import Segment
 
 State = dict[str, Tensor]
@@ -63,6 +64,12 @@ class TokenMemoryCell(nn.Module):
         super().__init__()
         self.config = config
         self.layout = family_of(config.backbone_config).layout
+        self.special = (int(config.cls_token_id or 0), int(config.sep_token_id or 0))
+        if self.layout == "encoder" and None in (config.cls_token_id, config.sep_token_id):
+            raise InputError(
+                "RMTConfig: expected cls_token_id and sep_token_id with an encoder backbone, got none; build the model "
+                "with from_backbone(...)"
+            )
         count, hidden = config.num_memory_tokens, config.hidden_size
         self.memory = nn.Parameter(torch.empty(count, hidden))
         self.slot_gate: nn.Linear | None = None
@@ -73,20 +80,29 @@ class TokenMemoryCell(nn.Module):
             self.write_scale = nn.Parameter(torch.empty(hidden))
 
     @torch.no_grad()
-    def reset_parameters(self, std: float) -> None:
-        """Memory tokens scattered like word embeddings (``std``); gates half open, so that learning can start."""
-        self.memory.normal_(0.0, std)
+    def reset_parameters(self, std: float, init: Any = nn.init) -> None:
+        """Memory tokens scattered like word embeddings (``std``); gates half open, so that learning can start.
+
+        Args:
+            std: of word embeddings.
+            init: has ``normal_`` and ``constant_``; transformers' own passes over what a checkpoint brought.
+        """
+        init.normal_(self.memory, mean=0.0, std=std)
         for gate, bias in ((self.slot_gate, 0.0), (self.channel_gate, 2.0)):
             if gate is not None:
-                gate.weight.normal_(0.0, 0.02 / gate.in_features**0.5)
-                gate.bias.fill_(bias)
+                init.normal_(gate.weight, mean=0.0, std=0.02 / gate.in_features**0.5)
+                init.constant_(gate.bias, bias)
         if self.slot_gate is not None:
-            self.write_scale.fill_(std)
+            init.constant_(self.write_scale, std)
 
     def initial(self, batch: int) -> State:
         """The memory before the first segment, float32: the learned memory tokens, or zeros where they are keys."""
         start = self.memory.float() if self.slot_gate is None else torch.zeros_like(self.memory, dtype=torch.float32)
         return {"tokens": start.expand(batch, -1, -1)}
+
+    def shown(self, memory: Float[Tensor, "batch memory hidden"]) -> Float[Tensor, "batch memory hidden"]:
+        """What the backbone sees of a memory: itself, or on top of the keys where it is gated."""
+        return memory if self.slot_gate is None else memory + self.memory.float()
 
     def forward(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
         """Read one segment.
@@ -98,8 +114,7 @@ class TokenMemoryCell(nn.Module):
         """
         memory = state["tokens"]
         run = self._encode if self.layout == "encoder" else self._decode
-        shown = memory if self.slot_gate is None else memory + self.memory.float()
-        hidden, opening, write = run(backbone, segment, shown)
+        hidden, opening, write = run(backbone, segment, self.shown(memory))
         if not self.config.num_memory_tokens:
             return CellOutput(hidden, opening, state, None)
         new, gates = self._update(memory, write.float())
@@ -113,7 +128,7 @@ class TokenMemoryCell(nn.Module):
             return write, None
         with torch.autocast(device_type=memory.device.type, enabled=False):
             write = F.layer_norm(write, write.shape[-1:])
-            both = torch.cat([F.layer_norm(memory + self.memory.float(), write.shape[-1:]), write], dim=-1)
+            both = torch.cat([F.layer_norm(self.shown(memory), write.shape[-1:]), write], dim=-1)
             write = write * self.write_scale.float()
             logits = F.linear(both, self.slot_gate.weight.float(), self.slot_gate.bias.float())
             channel = F.linear(both, self.channel_gate.weight.float(), self.channel_gate.bias.float()).sigmoid()
@@ -130,12 +145,13 @@ class TokenMemoryCell(nn.Module):
         embed = embeddings(backbone)
         batch, width = segment.ids.shape
         count = memory.shape[1]
-        closed, seen = close(segment, int(self.config.sep_token_id or 0))
+        cls, sep = self.special
+        closed, seen = close(segment, sep)
         text = embed(closed)
-        opening = embed(closed.new_full((batch, 1), int(self.config.cls_token_id or 0)))
+        opening = embed(closed.new_full((batch, 1), cls))
         parts = [opening, text]
         if count:
-            parts[1:1] = [memory.to(text.dtype), embed(closed.new_full((batch, 1), int(self.config.sep_token_id or 0)))]
+            parts[1:1] = [memory.to(text.dtype), embed(closed.new_full((batch, 1), sep))]
         inputs = torch.cat(parts, dim=1)
         ahead = inputs.shape[1] - text.shape[1]
         mask = torch.cat([seen.new_ones(batch, ahead), seen], dim=1)

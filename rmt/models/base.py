@@ -67,14 +67,7 @@ class RMTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, TokenMemoryCell):
-            std = getattr(self.config.backbone_config, "initializer_range", 0.02)
-            init.normal_(module.memory, mean=0.0, std=std)
-            if module.slot_gate is not None:
-                init.constant_(module.write_scale, std)
-            for gate, bias in ((module.slot_gate, 0.0), (module.channel_gate, 2.0)):
-                if gate is not None:
-                    init.normal_(gate.weight, mean=0.0, std=0.02 / gate.in_features**0.5)
-                    init.constant_(gate.bias, bias)
+            module.reset_parameters(getattr(self.config.backbone_config, "initializer_range", 0.02), init)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
@@ -171,6 +164,22 @@ class RMTPreTrainedModel(PreTrainedModel):
         return Memory(state, meta).with_meta(
             tokens_read=meta.tokens_read + read, segments_read=meta.segments_read + len(segments)
         )
+
+
+def refuse_unknown(arguments: dict[str, Any]) -> None:
+    """Refuse arguments of a forward that would change nothing.
+
+    What tokenizers and transformers pass by themselves is let through: token types, positions, switches that are off.
+
+    Raises:
+        InputError: naming them.
+    """
+    harmless = {"token_type_ids", "position_ids", "cache_position"}
+    unknown = [
+        name for name, value in arguments.items() if name not in harmless and value is not None and value is not False
+    ]
+    if unknown:
+        raise InputError(f"forward: expected arguments that it documents, got {', '.join(unknown)}; leave them out")
 
 
 def gate_penalty(

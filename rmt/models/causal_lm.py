@@ -18,7 +18,7 @@ from rmt.errors import InputError
 from rmt.generation import RMTGenerationMixin
 from rmt.logits import Placement, placement, put_back
 from rmt.memory import Memory
-from rmt.models.base import RMTPreTrainedModel
+from rmt.models.base import RMTPreTrainedModel, refuse_unknown
 from rmt.models.building import decoder_backbone, decoder_config, new_decoder, word_spread
 from rmt.models.outputs import RMTCausalLMOutput
 from rmt.recurrence import Emit, State
@@ -118,7 +118,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         past_key_values: RMTCache | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        **unknown: Any,
     ) -> RMTCausalLMOutput | tuple[Any, ...]:
         """Read, and predict each next token.
 
@@ -150,6 +150,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
             ``loss`` is the mean over tokens with a label; with both kinds of labels, the sum of the two
             means. ``logits`` of questions have shape (batch, questions, kept, vocabulary).
         """
+        refuse_unknown(unknown)
         if past_key_values is not None or use_cache:
             if labels is not None or question_ids is not None:
                 raise InputError(

@@ -15,7 +15,7 @@ from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.memory import Memory
-from rmt.models.base import RMTPreTrainedModel
+from rmt.models.base import RMTPreTrainedModel, refuse_unknown
 from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
 from rmt.models.outputs import RMTQuestionAnsweringOutput
 from rmt.models.spans import Span, SpanSearch, pieces
@@ -78,7 +78,7 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
         salient: Shaped[Tensor, "batch seq"] | None = None,
         segment_size: int | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        **unknown: Any,
     ) -> RMTQuestionAnsweringOutput | tuple[Any, ...]:
         """Read the question, then the document; score every token as start and as end of the answer.
 
@@ -100,6 +100,7 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
             4.2).
         """
         asked = [] if question_ids is None else self.segments(question_ids, question_mask)
+        refuse_unknown(unknown)
         segments = self.segments(input_ids, attention_mask, segment_size)
         state = self.state_of(memory, input_ids.shape[0])
         numbers: list[Tensor] = []

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.memory import Memory
-from rmt.models.base import RMTPreTrainedModel
+from rmt.models.base import RMTPreTrainedModel, refuse_unknown
 from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
 from rmt.models.outputs import RMTClassifierOutput
 from rmt.recurrence import Emit, State
@@ -84,7 +84,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        **unknown: Any,
     ) -> RMTClassifierOutput | tuple[Any, ...]:
         """Read, and classify.
 
@@ -102,6 +102,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             segment_size: cut the document into segments of this many tokens instead of the configured size.
             return_dict: False for a tuple.
         """
+        refuse_unknown(unknown)
         segments = self.segments(input_ids, attention_mask, segment_size)
         state = self.state_of(memory, input_ids.shape[0])
         state, pooled, penalty = self._read(segments, state, salient)

@@ -24,6 +24,7 @@ from rmt import (
     RMTForQuestionAnswering,
     RMTForSequenceClassification,
 )
+from tests.rmt.tiny import bert_config, causal, classifier, content
 
 SPECIAL = {"cls_token_id": 1, "sep_token_id": 2}
 SETTINGS = {"segment_size": 7, "num_memory_tokens": 3, "memory_update": "gated", "gate_threshold": 0.25}
@@ -194,3 +195,20 @@ def test_generation_settings_come_along(tiny):
     backbone = LlamaForCausalLM(LlamaConfig(**tiny("llama").config.to_dict()))
     backbone.generation_config.top_k = 7
     assert RMTForCausalLM.from_backbone(backbone, segment_size=7).generation_config.top_k == 7
+
+
+@pytest.mark.parametrize("make", [classifier, causal])
+def test_arguments_that_would_change_nothing_are_refused(make):
+    model, ids = make(), content(1, 6)
+    expected = model(input_ids=ids).memory.tensors["tokens"]
+    got = model(input_ids=ids, token_type_ids=torch.zeros_like(ids), output_attentions=None).memory.tensors["tokens"]
+    assert torch.equal(got, expected)
+    with pytest.raises(InputError, match="memmory"):
+        model(input_ids=ids, memmory=model.initial_memory())
+    with pytest.raises(InputError, match="output_hidden_states"):
+        model(input_ids=ids, output_hidden_states=True)
+
+
+def test_an_encoder_needs_its_opening_and_closing_tokens():
+    with pytest.raises(InputError, match="cls_token_id"):
+        RMTForSequenceClassification(RMTConfig(backbone_config=bert_config(), segment_size=4, num_memory_tokens=2))
