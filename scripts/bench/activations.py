@@ -14,6 +14,7 @@ import json
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int,
             ids = torch.randint(1000, 30000, (batch_size, count * segment_size))
             labels = torch.zeros(batch_size, dtype=torch.long)
             model.zero_grad()
-            got = measure(lambda m=model, i=ids, y=labels: m(input_ids=i, labels=y).loss)
+            got = measure(partial(one_loss, model, ids, labels))
             first = next((r for r in rows if r["recurrence"] == recurrence), None)
             rows.append(
                 {
@@ -131,6 +132,12 @@ def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int,
                 }
             )
     return rows
+
+
+def one_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A training step up to its loss."""
+    loss: torch.Tensor = model(input_ids=ids, labels=labels).loss
+    return loss
 
 
 def main(argv: list[str] | None = None) -> None:
