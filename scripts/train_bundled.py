@@ -29,7 +29,7 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
         (
             f"curriculum.stages={LONG}",
             "model.gate_penalty=0.01",
-            "model.gate_threshold=0.5",
+            "model.gate_threshold=0.4",
             "optim.steps=360",
             "optim.lr=4e-4",
             "optim.batch_size=16",
