@@ -13,6 +13,7 @@ from rmt.cli.models import MODEL_HELP
 
 if TYPE_CHECKING:
     import rmt.memory
+    import rmt.reader
 
 TASKS = ("memorize", "detect", "detect", "detect", "reasoning")
 
@@ -38,7 +39,6 @@ def demo(
     from evals.plots import accuracy_over_length
     from evals.tasks.memory import PLACES, MemoryTasks
     from rmt.cli import models
-    from rmt.cli.adapters import ReaderModel
     from rmt.cli.evaluate import bad_input, parse_lengths, write
 
     sizes = parse_lengths(lengths)
@@ -59,22 +59,11 @@ def demo(
         hidden = f"{len(TASKS)} questions each, {len(made[-1][-1].inserts)} facts hidden in each"
         typer.echo(f"Reading {len(flat)} documents of {lengths} tokens with {model} ({reader.why}): {hidden}")
 
-        class Watched(ReaderModel):
-            """Shows a bar for each long document, and keeps the last memory as a file."""
-
-            def read(self, documents: Sequence[Any]) -> list[rmt.memory.Memory]:
-                from rmt.cli.adapters import DocumentTokens
-
-                long = documents[0].length >= 200_000
-                states = [self.reader.read(DocumentTokens(d), progress=long) for d in documents]
-                states[-1].save(out / "document.memory")
-                return states
-
         settings = {"text": background.digest, "seed": seed, "documents": documents, "lengths": lengths}
         # A log of its own for each text, model and set of lengths: another demo is another log, not an error.
         name = hashlib.sha256(repr((settings, reader.fingerprint(), reader.settings())).encode()).hexdigest()[:8]
         log = out / f"rows-{name}.jsonl"
-        cells = evaluate(Watched(reader), flat, log=log, settings=settings)
+        cells = evaluate(watched(reader, out), flat, log=log, settings=settings)
     write(out / "results.json", to_json(cells, model=model, fingerprint=reader.fingerprint(), source=text, **settings))
     picture = accuracy_over_length(cells, out / "memory.png", chance=1 / len(PLACES))
     typer.echo("\n" + table(cells))
@@ -84,6 +73,20 @@ def demo(
     typer.echo(f'  rmt ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
     typer.echo(f"The plot: {picture}")
     (out / "text.tokens").unlink(missing_ok=True)
+
+
+def watched(reader: rmt.reader.Reader, out: Path) -> Any:
+    """The reader as a model to evaluate, with a bar for each long document; the last memory is kept as a file."""
+    from rmt.cli.adapters import DocumentTokens, ReaderModel
+
+    class Watched(ReaderModel):
+        def read(self, documents: Sequence[Any]) -> list[rmt.memory.Memory]:
+            long = documents[0].length >= 200_000
+            states = [self.reader.read(DocumentTokens(d), progress=long) for d in documents]
+            states[-1].save(out / "document.memory")
+            return states
+
+    return Watched(reader)
 
 
 def say_answers(log: Path, document: Any, number: int, places: Sequence[str]) -> None:

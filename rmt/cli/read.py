@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rmt.cli.models import MODEL_HELP
+
+if TYPE_CHECKING:
+    import rmt.memory
 
 
 def read(
@@ -63,18 +66,26 @@ def read(
     seconds = time.monotonic() - started
     after.save(output)
     checkpoint.unlink(missing_ok=True)
-    meta = after.meta
-    if as_json:
-        facts = {"path": str(output), "tokens_read": meta.tokens_read, "segments_read": meta.segments_read}
-        facts |= {
-            "source": meta.source,
-            "digest": meta.digest,
-            "model": meta.model,
-            "seconds": round(seconds, 3),
-        }
-        typer.echo(json.dumps({**facts, "memory_bytes": after.nbytes, "file_bytes": output.stat().st_size}))
-    else:
-        typer.echo(
-            f"{output}: {meta.tokens_read:,} tokens of {meta.source} in {after.nbytes:,} bytes of memory "
+    typer.echo(said(after, output, seconds, as_json))
+
+
+def said(memory: rmt.memory.Memory, path: Path, seconds: float, as_json: bool) -> str:
+    """What became of a document, in a line or as JSON."""
+    meta = memory.meta
+    if not as_json:
+        return (
+            f"{path}: {meta.tokens_read:,} tokens of {meta.source} in {memory.nbytes:,} bytes of memory "
             f"({seconds:.1f} s)"
         )
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "tokens_read": meta.tokens_read,
+        "segments_read": meta.segments_read,
+        "source": meta.source,
+        "digest": meta.digest,
+        "model": meta.model,
+        "seconds": round(seconds, 3),
+        "memory_bytes": memory.nbytes,
+        "file_bytes": path.stat().st_size,
+    }
+    return json.dumps(facts)
