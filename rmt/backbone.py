@@ -7,15 +7,18 @@ and a configuration with ``hidden_size`` and ``vocab_size``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rmt.errors import InputError
 
 Layout = Literal["encoder", "decoder"]
+# What this release of transformers calls keys and values, as an argument and in outputs: "cache" since 5.24.
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
 @dataclass(frozen=True)

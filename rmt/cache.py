@@ -11,21 +11,41 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
+from rmt.backbone import CACHE
 from rmt.errors import InputError
 from rmt.logits import Placement, placement, put_back
 from rmt.memory import Memory
 from rmt.recurrence import State
 from rmt.segments import Segment, compact
 
-if TYPE_CHECKING:
-    from rmt.models.causal_lm import RMTForCausalLM
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What reading on asks of a model: a decoder with a memory cell and a head."""
+
+    config: Any
+    cell: Any
+
+    @property
+    def core(self) -> nn.Module: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def get_input_embeddings(self) -> nn.Module: ...
+
+    def lm_logits(self, hidden: Float[Tensor, "*rest hidden"]) -> Float[Tensor, "*rest vocab"]: ...
+
+    def state_of(self, memory: Memory | None, batch: int) -> State: ...
+
+    def memory_after(self, state: State, before: Memory | None, segments: list[Segment]) -> Memory: ...
 
 
 @dataclass(frozen=True)
@@ -53,9 +73,10 @@ class RMTCache:
 
     is_compileable: ClassVar[bool] = False
     is_croppable: ClassVar[bool] = False
+    is_linear: ClassVar[tuple[bool, ...]] = (False,)
 
     @classmethod
-    def begin(cls, model: RMTForCausalLM, memory: Memory | None, batch: int) -> RMTCache:
+    def begin(cls, model: Decoder, memory: Memory | None, batch: int) -> RMTCache:
         """Nothing read yet after ``memory`` (the initial one where None)."""
         state = model.state_of(memory, batch)
         nothing = torch.zeros(batch, 0, dtype=torch.long, device=model.device)
@@ -89,7 +110,7 @@ class RMTCache:
         before = input_ids[:, input_ids.shape[1] - 1 - generated : -1]
         return ~torch.isin(before, self.ends.to(before.device)).any(dim=1)
 
-    def flush(self, model: RMTForCausalLM) -> Memory:
+    def flush(self, model: Decoder) -> Memory:
         """The memory after everything read, each open segment closed however short it is.
 
         It equals that of one forward without a cache over the same tokens.
@@ -108,7 +129,7 @@ def same(keys: DynamicCache) -> DynamicCache:
 
 
 def advance(
-    model: RMTForCausalLM,
+    model: Decoder,
     input_ids: Int[Tensor, "batch seq"],
     attention_mask: Shaped[Tensor, "batch columns"] | None,
     cache: RMTCache,
@@ -132,7 +153,7 @@ def advance(
     if attention_mask is not None:
         mask = attention_mask[:, attention_mask.shape[1] - count :].bool()
     if cache.ids.shape[0] != batch:
-        raise InputError(f"past_key_values: expected a cache of {batch} rows, got {cache.ids.shape[0]}")
+        raise InputError(f"cache: expected one of {batch} rows, got {cache.ids.shape[0]}")
     if not bool(cache.mask.any()) and not bool(mask.any()):
         raise InputError("attention_mask: expected at least one token, got none; pass a prompt")
     place = placement(input_ids, mask, keep)
@@ -145,9 +166,7 @@ def advance(
     return logits, replace(after, seen=seen, prompt=seen if cache.prompt is None else cache.prompt)
 
 
-def append(
-    model: RMTForCausalLM, ids: Tensor, mask: Tensor, cache: RMTCache, place: Placement
-) -> tuple[Tensor, RMTCache]:
+def append(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Placement) -> tuple[Tensor, RMTCache]:
     """Tokens that fit into the open segments: only they run, against the cached keys."""
     assert cache.keys is not None
     lengths = cache.mask.sum(dim=1, keepdim=True)
@@ -158,8 +177,8 @@ def append(
         inputs_embeds=model.get_input_embeddings()(ids),
         attention_mask=keys_mask.long(),
         position_ids=positions.clamp(min=0),
-        past_key_values=same(cache.keys),
         use_cache=True,
+        **{CACHE: same(cache.keys)},
     )
     columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     kept = (place.columns >= 0) & mask
@@ -167,12 +186,10 @@ def append(
     held, held_mask = torch.cat([cache.ids, ids], dim=1), torch.cat([cache.mask, mask], dim=1)
     left = compact(held_mask)
     open_ids = held.gather(1, left.clamp(min=0)).masked_fill(left < 0, 0)
-    return logits, replace(cache, ids=open_ids, mask=left >= 0, keys=out.past_key_values, keys_mask=keys_mask)
+    return logits, replace(cache, ids=open_ids, mask=left >= 0, keys=getattr(out, CACHE), keys_mask=keys_mask)
 
 
-def reopen(
-    model: RMTForCausalLM, ids: Tensor, mask: Tensor, cache: RMTCache, place: Placement
-) -> tuple[Tensor, RMTCache]:
+def reopen(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Placement) -> tuple[Tensor, RMTCache]:
     """Tokens that fill segments: close those, then read each row's open one afresh."""
     held, held_mask = torch.cat([cache.ids, ids], dim=1), torch.cat([cache.mask, mask], dim=1)
     nowhere = place.columns.new_full(cache.ids.shape, -1)
@@ -196,9 +213,7 @@ def reopen(
     return put_back([*full, rest], kept, place), after
 
 
-def close(
-    model: RMTForCausalLM, segment: Segment, state: State, place: Placement | None = None
-) -> tuple[State, Tensor]:
+def close(model: Decoder, segment: Segment, state: State, place: Placement | None = None) -> tuple[State, Tensor]:
     """Write a segment into the memory of the rows it has tokens of; the kept logits of those tokens beside it."""
     rows = segment.active.nonzero().flatten()
     part = Segment(segment.ids[rows], segment.mask[rows], segment.source[rows])
@@ -220,7 +235,7 @@ def part_of(ids: Tensor, mask: Tensor, start: Tensor, size: int) -> Segment:
 
 
 def prefill(
-    model: RMTForCausalLM, segment: Segment, state: State
+    model: Decoder, segment: Segment, state: State
 ) -> tuple[Float[Tensor, "batch width hidden"], DynamicCache, Bool[Tensor, "batch columns"]]:
     """Read [padding | memory | tokens], right-aligned, so that every row goes on at the same column.
 
@@ -240,9 +255,9 @@ def prefill(
         inputs_embeds=moved,
         attention_mask=real.long(),
         position_ids=(columns - shift).clamp(min=0),
-        past_key_values=DynamicCache(),
         use_cache=True,
+        **{CACHE: DynamicCache()},
     )
     back = (memory.shape[1] + shift + torch.arange(width, device=text.device)).clamp(max=total - 1)
     states = out.last_hidden_state.gather(1, back[:, :, None].expand(-1, -1, hidden))
-    return states, out.past_key_values, real
+    return states, getattr(out, CACHE), real

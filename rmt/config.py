@@ -47,7 +47,7 @@ class RMTConfig(PreTrainedConfig):
     """
 
     model_type = "rmt"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["memory", "past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["memory", "cache", "past_key_values"]
     backbone_config: Any = None
     segment_size: int = 128
     num_memory_tokens: int = 10

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationMixin
 
+from rmt.backbone import CACHE
 from rmt.cache import RMTCache, advance
 from rmt.errors import InputError
 from rmt.memory import Memory
@@ -22,9 +23,9 @@ class RMTGenerationMixin(GenerationMixin):
     :class:`RMTCache`), ``inputs_embeds`` and assisted decoding (a memory cannot be unwritten). Further ones:
 
     * ``memory``: one for each row of ``input_ids``; ``num_return_sequences`` and ``num_beams`` fork it.
-    * with ``return_dict_in_generate=True`` the output's ``past_key_values`` is the :class:`RMTCache` after
-      all but the last token, which goes on with ``generate(past_key_values=...)``; :meth:`memory_of` closes it into a
-      memory.
+    * with ``return_dict_in_generate=True`` the output's ``cache`` (``past_key_values`` before transformers 5.24) is
+      the :class:`RMTCache` after all but the last token, which goes on with ``generate(cache=...)``;
+      :meth:`memory_of` closes it into a memory.
 
     ``input_ids`` may be padded on either side, with ``attention_mask``. Tokens behind a row's end of text are
     padding and are not written into its memory.
@@ -39,7 +40,7 @@ class RMTGenerationMixin(GenerationMixin):
         Raises:
             InputError: an output of beam search, whose cache holds other rows than its sequences.
         """
-        cache = output.past_key_values
+        cache = getattr(output, CACHE, None)
         if not isinstance(cache, RMTCache) or getattr(output, "beam_indices", None) is not None:
             raise InputError(
                 "memory_of: expected the dictionary that generate(..., return_dict_in_generate=True) returns "
@@ -53,7 +54,7 @@ class RMTGenerationMixin(GenerationMixin):
         self,
         input_ids: Int[Tensor, "batch seq"],
         next_sequence_length: int | None = None,
-        past_key_values: RMTCache | None = None,
+        cache: RMTCache | None = None,
         attention_mask: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
@@ -61,13 +62,13 @@ class RMTGenerationMixin(GenerationMixin):
         """The arguments of the next forward (called by ``generate``)."""
         model: Any = self
         new = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
-        cache = past_key_values
+        cache = kwargs.pop(CACHE, cache)
         if cache is not None and is_first_iteration:
             cache = replace(cache, prompt=None)
         elif cache is not None and cache.ends is not None:
             attention_mask = cache.live(input_ids)[:, None]
         move = None if attention_mask is None else attention_mask.to(model.device)
-        return kwargs | {"input_ids": new.to(model.device), "attention_mask": move, "past_key_values": cache}
+        return kwargs | {"input_ids": new.to(model.device), "attention_mask": move, CACHE: cache}
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
@@ -77,7 +78,7 @@ class RMTGenerationMixin(GenerationMixin):
         batch_size: int,
         *_: Any,
     ) -> None:
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if cache is None and generation_config.use_cache is False:
             return
         memory = model_kwargs.pop("memory", None)
@@ -90,10 +91,10 @@ class RMTGenerationMixin(GenerationMixin):
             cache = RMTCache.begin(self, memory, count)  # type: ignore[arg-type]
         elif not isinstance(cache, RMTCache) or memory is not None:
             raise InputError(
-                f"past_key_values: expected an RMTCache without memory= beside it, got {type(cache).__name__}; "
-                "pass memory= to begin, or the past_key_values of an earlier generate to go on"
+                f"cache: expected an RMTCache without memory= beside it, got {type(cache).__name__}; "
+                "pass memory= to begin, or the cache of an earlier generate to go on"
             )
-        model_kwargs["past_key_values"] = replace(cache, ends=generation_config._eos_token_tensor)
+        model_kwargs[CACHE] = replace(cache, ends=generation_config._eos_token_tensor)
 
     @staticmethod
     def _expand_inputs_for_generation(  # type: ignore[override]
@@ -118,5 +119,5 @@ class RMTGenerationMixin(GenerationMixin):
         return expand(input_ids), {name: expand(value) for name, value in model_kwargs.items()}
 
     @staticmethod
-    def _reorder_cache(past_key_values: RMTCache, beam_idx: Tensor) -> RMTCache:
-        return past_key_values.index(beam_idx.long())
+    def _reorder_cache(cache: RMTCache, beam_idx: Tensor) -> RMTCache:
+        return cache.index(beam_idx.long())

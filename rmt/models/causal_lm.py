@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from rmt.backbone import CACHE
 from rmt.cache import RMTCache, advance
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
@@ -115,6 +116,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         salient: Shaped[Tensor, "batch seq"] | None = None,
         memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
+        cache: RMTCache | None = None,
         past_key_values: RMTCache | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
@@ -125,7 +127,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         Args:
             input_ids: document tokens without special tokens.
             attention_mask: nonzero at real tokens; padding may stand on either side. Of the shape of
-                ``input_ids``, or with ``past_key_values`` of all columns so far.
+                ``input_ids``, or with ``cache`` of all columns so far.
             labels: as a rule ``input_ids`` themselves (shifted inside, across segment borders); -100 is
                 ignored.
             memory: what was read before; None for nothing.
@@ -142,8 +144,9 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
                 none: an aid that tells training where to file a fact. Memory tokens are judged by the head
                 itself.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
-            past_key_values, use_cache: read on with a cache, which leaves the last segment open; see
-                :mod:`rmt.cache`. Without, the last segment is written into the memory however short it is.
+            cache, use_cache: read on with a cache, which leaves the last segment open; see :mod:`rmt.cache`.
+                Without, the last segment is written into the memory however short it is.
+            past_key_values: the older name of ``cache``.
             return_dict: False for a tuple.
 
         Returns:
@@ -151,12 +154,13 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
             means. ``logits`` of questions have shape (batch, questions, kept, vocabulary).
         """
         refuse_unknown(unknown)
-        if past_key_values is not None or use_cache:
+        cache = past_key_values if cache is None else cache
+        if cache is not None or use_cache:
             if labels is not None or question_ids is not None:
                 raise InputError(
                     "use_cache: expected no labels and no questions with it, got some; pass use_cache=False"
                 )
-            cached = self._read_on(input_ids, attention_mask, memory, past_key_values, logits_to_keep)
+            cached = self._read_on(input_ids, attention_mask, memory, cache, logits_to_keep)
             return cached if return_dict is not False else cached.to_tuple()
         segments = self.segments(input_ids, attention_mask, segment_size)
         state = self.state_of(memory, input_ids.shape[0])
@@ -188,10 +192,11 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
             cache = RMTCache.begin(self, memory, ids.shape[0])
         if not isinstance(cache, RMTCache):
             raise InputError(
-                f"past_key_values: expected an RMTCache, got {type(cache).__name__}; pass one that this model returned"
+                f"cache: expected an RMTCache, got {type(cache).__name__}; pass one that this model returned"
             )
         logits, cache = advance(self, ids, mask, cache, keep)
-        return RMTCausalLMOutput(logits=logits, memory=cache.memory, past_key_values=cache)
+        held: dict[str, Any] = {CACHE: cache}
+        return RMTCausalLMOutput(logits=logits, memory=cache.memory, **held)
 
     def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:
         """Cross entropy of the head on each memory token that has a label, by itself and normalised."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from rmt.memory import Memory
@@ -42,17 +43,16 @@ class RMTQuestionAnsweringOutput(ModelOutput):
 
 
 @dataclass
-class RMTCausalLMOutput(ModelOutput):
-    """Of :class:`rmt.models.RMTForCausalLM`.
+class RMTCausalLMOutput(CausalLMOutputWithPast):
+    """Of :class:`rmt.models.RMTForCausalLM`: transformers' output, and a memory.
 
     Attributes:
         loss: mean next-token cross entropy in nats, where labels were given.
         logits: (batch, kept, vocabulary); see ``logits_to_keep``.
+        cache: while generating, the :class:`rmt.RMTCache` that holds the open segment; ``past_key_values`` before
+            transformers 5.24.
+        hidden_states, attentions: never there, as they would grow with the input.
         memory: after the input.
-        past_key_values: while generating, the cache that holds the open segment.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
     memory: Memory | None = None
-    past_key_values: object | None = None

@@ -14,6 +14,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from rmt import InputError, RMTCache, RMTForCausalLM
+from rmt.backbone import CACHE
 from rmt.cache import advance
 
 SIZE, PROMPT, NEW = 7, 17, 26
@@ -234,7 +235,7 @@ def test_going_on_with_the_cache(llama, prompts):
     mask = torch.cat([prompts["attention_mask"], torch.ones(3, 10, dtype=torch.long)], dim=1)
     wanted = llama.generate(**prompts, **FREE)
     for _ in range(2):
-        onward = {"attention_mask": mask, "past_key_values": first.past_key_values}
+        onward = {"attention_mask": mask, CACHE: getattr(first, CACHE)}
         got = llama.generate(first.sequences, **onward, **(FREE | {"max_new_tokens": NEW - 10}))
         assert torch.equal(got, wanted)
 
@@ -253,8 +254,8 @@ def test_any_steps_give_the_same(llama, cuts):
         whole = llama(ids, mask)
         cache, parts = None, []
         for portion, real in zip(ids.split(cuts, dim=1), mask.split(cuts, dim=1), strict=True):
-            out = llama(portion, real, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = llama(portion, real, use_cache=True, **{CACHE: cache})
+            cache = getattr(out, CACHE)
             assert isinstance(cache, RMTCache)
             assert int(cache.mask.sum(dim=1).max()) <= SIZE
             parts.append(out.logits)
@@ -265,7 +266,7 @@ def test_any_steps_give_the_same(llama, cuts):
 def test_memory_in_the_cache_is_that_of_closed_segments(llama):
     ids = torch.randint(3, 61, (1, 3 * SIZE))
     with torch.no_grad():
-        cache = llama(ids, use_cache=True).past_key_values
+        cache = getattr(llama(ids, use_cache=True), CACHE)
         closed = llama(ids[:, : 2 * SIZE]).memory
     torch.testing.assert_close(cache.memory.tensors["tokens"], closed.tensors["tokens"], **CLOSE)
     assert (cache.memory.meta.segments_read, cache.memory.meta.tokens_read) == (2, 2 * SIZE)
@@ -276,7 +277,7 @@ def test_memory_in_the_cache_is_that_of_closed_segments(llama):
 def test_a_cache_is_a_value(llama):
     ids = torch.randint(3, 61, (2, 9))
     with torch.no_grad():
-        cache = llama(ids, use_cache=True).past_key_values
+        cache = getattr(llama(ids, use_cache=True), CACHE)
         before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.keys.layers]
         one, _ = advance(llama, ids[:, :3], None, cache)
         cache.index(torch.tensor([1, 1]))
@@ -302,10 +303,10 @@ def test_bad_calls(llama, prompts):
     with pytest.raises(InputError, match="expected one for each of 3 rows, got 2"):
         llama.generate(**prompts, memory=llama.initial_memory(2), **FREE)
     with pytest.raises(InputError, match="expected an RMTCache"):
-        llama.generate(**prompts, past_key_values=DynamicCache(), **FREE)
+        llama.generate(**prompts, **{CACHE: DynamicCache()}, **FREE)
     with pytest.raises(ValueError, match="stateful"):
         llama.generate(prompts["input_ids"][:1], prompt_lookup_num_tokens=2, **FREE)
-    with pytest.raises(InputError, match="a cache of 2 rows, got 3"):
+    with pytest.raises(InputError, match="expected one of 2 rows, got 3"):
         llama(prompts["input_ids"][:2], past_key_values=RMTCache.begin(llama, None, 3))
     with pytest.raises(InputError, match=r"expected a token in each row, got none in rows \[0\]"):
         llama.generate(prompts["input_ids"], attention_mask=torch.tensor([[0], [1], [1]]).expand(3, PROMPT), **FREE)
