@@ -106,6 +106,7 @@ class MemoryTraining:
         hard: share of documents whose background holds a word of the facts (a name, a place, a direction), the text
             in which a memory is most tempted to see a fact where none is.
         spoken: answers as tokens behind each question (for a language model), not as classes.
+        predicted: with ``spoken``, the share of document tokens that are to be predicted as well.
         seed: with the index, all the randomness there is.
     """
 
@@ -114,6 +115,7 @@ class MemoryTraining:
     batch_size: int
     keys: Sequence[str] = ()
     spoken: bool = False
+    predicted: float = 0.0
     hard: float = 0.5
     seed: int = 0
 
@@ -123,9 +125,11 @@ class MemoryTraining:
         Returns:
             input_ids, salient (batch, tokens); question_ids, question_mask (batch, questions, width), empty where a
             document has fewer questions. With classes: labels (batch, questions), -100 where there is no question.
-            With spoken answers: question_targets like question_ids, -100 but on the answer. With keys: memory_targets
-            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold. Where
-            the stage has a lead: lead_ids (batch, tokens), whole segments.
+            With spoken answers: question_targets like question_ids, -100 but on the answer, and where some are to be
+            predicted labels (batch, tokens), -100 but on these. With keys: memory_targets
+            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold; told
+            (batch, keys), whether the document says anything that concerns the key. Where the stage has a lead:
+            lead_ids (batch, tokens), whole segments.
         """
         documents = [self.document(index * self.batch_size + i, stage) for i in range(self.batch_size)]
         asked = [[(q, self.said(q)) for q in d.questions] for d in documents]
@@ -139,15 +143,27 @@ class MemoryTraining:
                 mask[row, column, : len(said)] = 1
                 spoken[row, column, len(question.ids) : len(said)] = said[len(question.ids) :]
                 labels[row, column] = question.answer
-        filed = {} if not self.keys else {"memory_targets": np.stack([self.filed(d) for d in documents])}
+        filed = {}
+        if self.keys:
+            filed["memory_targets"] = np.stack([self.filed(d) for d in documents])
+            filed["told"] = np.stack([self.told(d) for d in documents])
         return filed | {
             "input_ids": np.stack([d.tokens() for d in documents]),
             "salient": np.stack([d.salient() for d in documents]),
             "question_ids": ids,
             "question_mask": mask,
             **({"question_targets": spoken} if self.spoken else {"labels": labels}),
+            **self.language(documents, index),
             **self.lead(documents, index, stage),
         }
+
+    def language(self, documents: Sequence[Document], index: int) -> dict[str, np.ndarray]:
+        """Labels on a random share of the tokens: language modelling at a fraction of its cost."""
+        if not (self.spoken and self.predicted):
+            return {}
+        ids = np.stack([d.tokens() for d in documents])
+        chosen = np.random.default_rng((self.seed, index, 2)).random(ids.shape) < self.predicted
+        return {"labels": np.where(chosen, ids, -100)}
 
     def lead(self, documents: Sequence[Document], index: int, stage: Stage) -> dict[str, np.ndarray]:
         """A run of background for each document, from anywhere in its text, of one random length; at times none."""
@@ -170,6 +186,12 @@ class MemoryTraining:
         """Under each key, the answer that belongs there; -100 where the document tells none."""
         told = {q.key: q.answer if not self.spoken else int(self.said(q)[-1]) for q in document.questions}
         return np.array([told.get(key, -100) for key in self.keys], dtype=np.int64)
+
+    def told(self, document: Document) -> np.ndarray:
+        """Whether a document concerns each key. A fact about north is one about south too."""
+        asked = {q.key for q in document.questions}
+        asked |= {OPPOSITE[key] for key in asked if key in OPPOSITE}
+        return np.array([key in asked for key in self.keys])
 
     def said(self, question: Question) -> np.ndarray:
         """A question as the model is to see it: with its answer behind it where answers are spoken."""

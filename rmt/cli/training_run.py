@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -38,10 +39,12 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Text to hide facts in: files, folders, `installed:`, `hub:NAME`; `cache` holds it as tokens."""
+    """Text to hide facts in: files, folders, `installed:`, `hub:NAME`; `cache` holds it as tokens. A decoder learns
+    to predict the share `predicted` of it as well."""
 
     text: tuple[str, ...] = ("installed:",)
     cache: str = ""
+    predicted: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     model: Any
     if s.kind == "decoder":
         if s.init:
-            return load(models.RMTForCausalLM.from_pretrained, s.init, **shape)
+            return load(models.RMTForCausalLM.from_pretrained, s.init, dtype=torch.float32, **shape)
         model = models.RMTForCausalLM.from_backbone(small_llama(s, tokenizer), **shape)
         model.get_input_embeddings().weight.data.normal_(0, 0.05)
     elif s.kind == "encoder":
@@ -226,11 +229,11 @@ def token_file_name(source: str) -> str:
 
 def accuracy(batch: Any, out: Any) -> float:
     """Share of questions answered right, of either kind of model."""
-    if "labels" in batch:
-        right, asked = out.logits.argmax(-1) == batch["labels"], batch["labels"] >= 0
-    else:
+    if "question_targets" in batch:
         wanted = batch["question_targets"].max(-1).values
         right, asked = out.logits[:, :, -2].argmax(-1) == wanted, wanted >= 0
+    else:
+        right, asked = out.logits.argmax(-1) == batch["labels"], batch["labels"] >= 0
     return float(right[asked].float().mean())
 
 
@@ -253,7 +256,13 @@ def run(settings: Settings, resume: bool = True) -> Path:
     tokenizer.model_max_length = int(1e30)
     spoken = settings.model.kind == "decoder"
     data = MemoryTraining(
-        tokenizer, backgrounds(settings, tokenizer), settings.optim.batch_size, KEYS, spoken, settings.seed
+        tokenizer,
+        backgrounds(settings, tokenizer),
+        settings.optim.batch_size,
+        KEYS,
+        spoken=spoken,
+        predicted=settings.data.predicted,
+        seed=settings.seed,
     )
 
     def make(step: int, number: int) -> dict[str, Any]:
@@ -307,6 +316,6 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(folder)
         inner.config.save_pretrained(folder)
         return
-    copy = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=copy)
+    # A copy of the model, not of its tensors, so that tied embeddings are written once.
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

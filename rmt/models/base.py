@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -118,7 +118,8 @@ class RMTPreTrainedModel(PreTrainedModel):
         state: State,
         head: Head,
         *,
-        salient: Bool[Tensor, "batch seq"] | None = None,
+        salient: Shaped[Tensor, "batch seq"] | None = None,
+        told: Shaped[Tensor, "batch memory"] | None = None,
         every_segment_counts: bool,
     ) -> Iterator[tuple[State, Emit]]:
         """The recurrence over ``segments``; ``head`` turns a cell's output into what a segment emits.
@@ -130,7 +131,7 @@ class RMTPreTrainedModel(PreTrainedModel):
             out = self.cell(self.core, segment, before)
             emit = head(segment, out)
             if self.training and self.config.gate_penalty and out.gate_logits is not None:
-                emit["penalty"] = gate_penalty(segment, out.gate_logits, salient)
+                emit["penalty"] = gate_penalty(segment, out.gate_logits, salient, told)
             return out.state, emit
 
         return run(
@@ -183,13 +184,20 @@ def refuse_unknown(arguments: dict[str, Any]) -> None:
 
 
 def gate_penalty(
-    segment: Segment, logits: Float[Tensor, "batch memory"], salient: Bool[Tensor, "batch seq"] | None
+    segment: Segment,
+    logits: Float[Tensor, "batch memory"],
+    salient: Shaped[Tensor, "batch seq"] | None,
+    told: Shaped[Tensor, "batch memory"] | None,
 ) -> Float[Tensor, ""]:
     """Mean over rows of sum over slots of -log(1 - s), on segments without a salient token.
 
-    Without ``salient`` every segment counts. The logarithm keeps a gradient on a gate that is wrongly sure.
+    Without ``salient`` every segment counts. Slots of which the document tells nothing (``told`` false) count on all
+    segments: what concerns another must not open them. The logarithm keeps a gradient on a gate that is wrongly sure.
     """
     quiet = segment.active
     if salient is not None:
         quiet = quiet & ~segment.gather(salient.bool(), fill=0).any(dim=1)
-    return (F.softplus(logits).sum(dim=1) * quiet).mean()
+    shut = quiet[:, None].expand_as(logits)
+    if told is not None:
+        shut = shut | (segment.active[:, None] & ~told.bool())
+    return (F.softplus(logits) * shut).sum(dim=1).mean()

@@ -114,6 +114,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
         question_targets: Int[Tensor, "batch questions width"] | None = None,
         salient: Shaped[Tensor, "batch seq"] | None = None,
+        told: Shaped[Tensor, "batch memory"] | None = None,
         memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
         cache: RMTCache | None = None,
@@ -140,6 +141,8 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
                 asked of a copy of its memory.
             question_targets: -100 on the prompts and on padding, the token itself on the answers.
             salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
+            told: true at memory tokens that the document tells something for; the gates of the others are asked to
+                stay shut on all of it (``gate_penalty``).
             memory_targets: the token that each memory token should stand for after the document, -100 for
                 none: an aid that tells training where to file a fact. Memory tokens are judged by the head
                 itself.
@@ -167,7 +170,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         targets = None if labels is None else next_token_targets(labels, attention_mask, IGNORE)
         silent = question_ids is not None or (labels is not None and logits_to_keep is None)
         place = None if silent else placement(input_ids, attention_mask, logits_to_keep)
-        read = self._read(segments, state, targets, place, salient)
+        read = self._read(segments, state, targets, place, salient, told)
         after = self.memory_after(read.state, memory, segments)
         loss, logits = mean_loss(read.loss, targets), read.logits
         if question_ids is not None:
@@ -213,6 +216,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         targets: Tensor | None,
         place: Placement | None,
         salient: Tensor | None = None,
+        told: Tensor | None = None,
     ) -> Pass:
         """One reading. Loss and logits are made inside the step, so that a segment's logits die with it."""
 
@@ -233,7 +237,8 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         loss: Tensor | None = None
         penalty: Tensor | None = None
         kept: list[Tensor] = []
-        steps = self.run_segments(segments, state, head, salient=salient, every_segment_counts=targets is not None)
+        counts = targets is not None
+        steps = self.run_segments(segments, state, head, salient=salient, told=told, every_segment_counts=counts)
         for after, emit in steps:
             state = after
             if "loss" in emit:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.tasks.memory import PEOPLE, PLACES
+from evals.tasks.memory import OPPOSITE, PEOPLE, PLACES
 from evals.tasks.training import ELSEWHERE, STRANGERS, MemoryTraining, Stage, near_fact
 
 from .solver import FIRST, background, people_in, solve, tokenizer, words
@@ -203,6 +203,20 @@ def test_keys_say_what_belongs_where(tokens: Any) -> None:
             right = solve(said, f"Where is {person}?")
             assert ({PLACES[filed[row, column]]} if filed[row, column] >= 0 else set()) == right
         assert (filed[row, len(PEOPLE) :] >= 0).sum() in (0, 2)
+        told = {key for key, is_told in zip(keys, batch["told"][row], strict=True) if is_told}
+        assert told >= {key for key, answer in zip(keys, filed[row], strict=True) if answer >= 0}
+        assert told & set(PEOPLE) == {p for p in PEOPLE if solve(said, f"Where is {p}?")}
+        assert {OPPOSITE[way] for way in told - set(PEOPLE)} == told - set(PEOPLE)  # told of both sides or of none
+
+
+def test_a_share_of_the_tokens_is_to_be_predicted(tokens: Any) -> None:
+    maker = training(tokens, spoken=True, predicted=0.25)
+    batches = [maker.batch(n, STAGES[0]) for n in range(8)]
+    labels, ids = (np.stack([b[name] for b in batches]) for name in ("labels", "input_ids"))
+    assert (labels[labels >= 0] == ids[labels >= 0]).all()
+    assert stats.binomtest(int((labels >= 0).sum()), labels.size, 0.25).pvalue > 1e-3
+    assert (maker.batch(0, STAGES[0])["labels"] == labels[0]).all()
+    assert "labels" not in training(tokens, spoken=True).batch(0, STAGES[0])
 
 
 def test_backgrounds_are_drawn_by_their_length(tokens: Any) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from rmt.cli.app import app
 from rmt.cli.training_run import Settings, stage, token_file_name
 from rmt.errors import InputError
+from rmt.pretrained import load_folder
 
 TINY = (
     "model.kind=decoder",
@@ -55,6 +56,15 @@ def test_a_stopped_run_goes_on_and_the_model_can_be_read_with(book: Path, tmp_pa
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
+
+
+def test_tied_embeddings_are_written_once_and_read_back_tied(book: Path, tmp_path: Path) -> None:
+    train(*TINY, f"output={tmp_path / 'run'}", f"data.text={book}", "data.predicted=0.1", "optim.steps=1")
+    folder = tmp_path / "run" / "model"
+    model, _ = load_folder(folder)
+    assert model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    numbers = sum(p.numel() for p in model.parameters())
+    assert 2 * numbers < (folder / "model.safetensors").stat().st_size < 2 * numbers + 10_000  # bfloat16, and names
 
 
 def test_show_lists_settings_that_can_be_given_back() -> None:
