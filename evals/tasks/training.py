@@ -57,6 +57,12 @@ def near_fact(rng: np.random.Generator, free: Sequence[str]) -> str:
     return f"The {elsewhere} is {rng.choice(tuple(OPPOSITE))} of the {rng.choice(ELSEWHERE)}."
 
 
+def concerned(fact: str) -> set[str]:
+    """Keys of a fact: its person, or its direction and the opposite, for a fact about north is one about south."""
+    words = set(fact.rstrip(".").split())
+    return words & set(PEOPLE) | {side for way in words & set(OPPOSITE) for side in (way, OPPOSITE[way])}
+
+
 @dataclass(frozen=True)
 class Stage:
     """How hard a batch is.
@@ -127,9 +133,9 @@ class MemoryTraining:
             document has fewer questions. With classes: labels (batch, questions), -100 where there is no question.
             With spoken answers: question_targets like question_ids, -100 but on the answer, and where some are to be
             predicted labels (batch, tokens), -100 but on these. With keys: memory_targets
-            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold; told
-            (batch, keys), whether the document says anything that concerns the key. Where the stage has a lead:
-            lead_ids (batch, tokens), whole segments.
+            (batch, keys), the answer that belongs under each key (a class, or a token), -100 where untold; and salient
+            is (batch, tokens, keys), true where a token concerns the key. Where the stage has a lead: lead_ids
+            (batch, tokens), whole segments.
         """
         documents = [self.document(index * self.batch_size + i, stage) for i in range(self.batch_size)]
         asked = [[(q, self.said(q)) for q in d.questions] for d in documents]
@@ -143,13 +149,10 @@ class MemoryTraining:
                 mask[row, column, : len(said)] = 1
                 spoken[row, column, len(question.ids) : len(said)] = said[len(question.ids) :]
                 labels[row, column] = question.answer
-        filed = {}
-        if self.keys:
-            filed["memory_targets"] = np.stack([self.filed(d) for d in documents])
-            filed["told"] = np.stack([self.told(d) for d in documents])
+        filed = {} if not self.keys else {"memory_targets": np.stack([self.filed(d) for d in documents])}
         return filed | {
             "input_ids": np.stack([d.tokens() for d in documents]),
-            "salient": np.stack([d.salient() for d in documents]),
+            "salient": np.stack([self.salient(d) for d in documents]),
             "question_ids": ids,
             "question_mask": mask,
             **({"question_targets": spoken} if self.spoken else {"labels": labels}),
@@ -187,11 +190,16 @@ class MemoryTraining:
         told = {q.key: q.answer if not self.spoken else int(self.said(q)[-1]) for q in document.questions}
         return np.array([told.get(key, -100) for key in self.keys], dtype=np.int64)
 
-    def told(self, document: Document) -> np.ndarray:
-        """Whether a document concerns each key. A fact about north is one about south too."""
-        asked = {q.key for q in document.questions}
-        asked |= {OPPOSITE[key] for key in asked if key in OPPOSITE}
-        return np.array([key in asked for key in self.keys])
+    def salient(self, document: Document) -> np.ndarray:
+        """True at the tokens of facts, (tokens,), or with keys (tokens, keys) for those that the fact concerns."""
+        if not self.keys:
+            return document.salient()
+        marks = np.zeros((document.length, len(self.keys)), dtype=bool)
+        for insert in document.inserts:
+            if insert.keep:
+                keys = [key in concerned(insert.text) for key in self.keys]
+                marks[insert.offset : insert.offset + len(insert.ids)] = keys
+        return marks
 
     def said(self, question: Question) -> np.ndarray:
         """A question as the model is to see it: with its answer behind it where answers are spoken."""

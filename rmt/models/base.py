@@ -118,8 +118,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         state: State,
         head: Head,
         *,
-        salient: Shaped[Tensor, "batch seq"] | None = None,
-        told: Shaped[Tensor, "batch memory"] | None = None,
+        salient: Shaped[Tensor, "batch seq *memory"] | None = None,
         every_segment_counts: bool,
     ) -> Iterator[tuple[State, Emit]]:
         """The recurrence over ``segments``; ``head`` turns a cell's output into what a segment emits.
@@ -131,7 +130,7 @@ class RMTPreTrainedModel(PreTrainedModel):
             out = self.cell(self.core, segment, before)
             emit = head(segment, out)
             if self.training and self.config.gate_penalty and out.gate_logits is not None:
-                emit["penalty"] = gate_penalty(segment, out.gate_logits, salient, told)
+                emit["penalty"] = gate_penalty(segment, out.gate_logits, salient)
             return out.state, emit
 
         return run(
@@ -184,20 +183,16 @@ def refuse_unknown(arguments: dict[str, Any]) -> None:
 
 
 def gate_penalty(
-    segment: Segment,
-    logits: Float[Tensor, "batch memory"],
-    salient: Shaped[Tensor, "batch seq"] | None,
-    told: Shaped[Tensor, "batch memory"] | None,
+    segment: Segment, logits: Float[Tensor, "batch memory"], salient: Shaped[Tensor, "batch seq *memory"] | None
 ) -> Float[Tensor, ""]:
     """Mean over rows of sum over slots of -log(1 - s), on segments without a salient token.
 
-    Without ``salient`` every segment counts. Slots of which the document tells nothing (``told`` false) count on all
-    segments: what concerns another must not open them. The logarithm keeps a gradient on a gate that is wrongly sure.
+    Where ``salient`` speaks of each slot, a slot also stays shut on what concerns others. Without ``salient`` every
+    segment counts. The logarithm keeps a gradient on a gate that is wrongly sure.
     """
-    quiet = segment.active
+    shut = segment.active[:, None].expand_as(logits)
     if salient is not None:
-        quiet = quiet & ~segment.gather(salient.bool(), fill=0).any(dim=1)
-    shut = quiet[:, None].expand_as(logits)
-    if told is not None:
-        shut = shut | (segment.active[:, None] & ~told.bool())
+        each = salient.bool() if salient.dim() == 3 else salient.bool()[:, :, None]
+        rows = torch.arange(len(each), device=each.device)[:, None]
+        shut = shut & ~(each[rows, segment.source] & segment.mask[:, :, None]).any(dim=1)
     return (F.softplus(logits) * shut).sum(dim=1).mean()

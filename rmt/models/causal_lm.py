@@ -113,8 +113,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
         question_targets: Int[Tensor, "batch questions width"] | None = None,
-        salient: Shaped[Tensor, "batch seq"] | None = None,
-        told: Shaped[Tensor, "batch memory"] | None = None,
+        salient: Shaped[Tensor, "batch seq *memory"] | None = None,
         memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
         cache: RMTCache | None = None,
@@ -140,9 +139,8 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
             question_ids, question_mask: several prompts to each document, answers appended in training, each
                 asked of a copy of its memory.
             question_targets: -100 on the prompts and on padding, the token itself on the answers.
-            salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
-            told: true at memory tokens that the document tells something for; the gates of the others are asked to
-                stay shut on all of it (``gate_penalty``).
+            salient: true at tokens worth remembering, of shape (batch, seq), or (batch, seq, memory) where it is known
+                by which memory token; guides ``gate_penalty`` in training.
             memory_targets: the token that each memory token should stand for after the document, -100 for
                 none: an aid that tells training where to file a fact. Memory tokens are judged by the head
                 itself.
@@ -170,7 +168,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         targets = None if labels is None else next_token_targets(labels, attention_mask, IGNORE)
         silent = question_ids is not None or (labels is not None and logits_to_keep is None)
         place = None if silent else placement(input_ids, attention_mask, logits_to_keep)
-        read = self._read(segments, state, targets, place, salient, told)
+        read = self._read(segments, state, targets, place, salient)
         after = self.memory_after(read.state, memory, segments)
         loss, logits = mean_loss(read.loss, targets), read.logits
         if question_ids is not None:
@@ -216,7 +214,6 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         targets: Tensor | None,
         place: Placement | None,
         salient: Tensor | None = None,
-        told: Tensor | None = None,
     ) -> Pass:
         """One reading. Loss and logits are made inside the step, so that a segment's logits die with it."""
 
@@ -238,7 +235,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         penalty: Tensor | None = None
         kept: list[Tensor] = []
         counts = targets is not None
-        steps = self.run_segments(segments, state, head, salient=salient, told=told, every_segment_counts=counts)
+        steps = self.run_segments(segments, state, head, salient=salient, every_segment_counts=counts)
         for after, emit in steps:
             state = after
             if "loss" in emit:

@@ -80,8 +80,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         memory: Memory | None = None,
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
-        salient: Shaped[Tensor, "batch seq"] | None = None,
-        told: Shaped[Tensor, "batch memory"] | None = None,
+        salient: Shaped[Tensor, "batch seq *memory"] | None = None,
         memory_targets: Int[Tensor, "batch memory"] | None = None,
         segment_size: int | None = None,
         return_dict: bool | None = None,
@@ -96,9 +95,8 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
             memory: what was read before; None for nothing.
             question_ids, question_mask: several questions of each document, each asked of a copy of its
                 memory.
-            salient: true at tokens worth remembering; guides ``gate_penalty`` in training.
-            told: true at memory tokens that the document tells something for; the gates of the others are asked to
-                stay shut on all of it (``gate_penalty``).
+            salient: true at tokens worth remembering, of shape (batch, seq), or (batch, seq, memory) where it is known
+                by which memory token; guides ``gate_penalty`` in training.
             memory_targets: the class that each memory token should stand for after the document, -100 for
                 none: an aid that tells training where to file a fact. Memory tokens are judged by the
                 classifier itself.
@@ -108,7 +106,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         refuse_unknown(unknown)
         segments = self.segments(input_ids, attention_mask, segment_size)
         state = self.state_of(memory, input_ids.shape[0])
-        state, pooled, penalty = self._read(segments, state, salient, told)
+        state, pooled, penalty = self._read(segments, state, salient)
         after = self.memory_after(state, memory, segments)
         if question_ids is None:
             logits = self.classifier(self.dropout(pooled))
@@ -132,14 +130,14 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         return total / (labels >= 0).sum().clamp(min=1)
 
     def _read(
-        self, segments: list[Segment], state: State, salient: Tensor | None = None, told: Tensor | None = None
+        self, segments: list[Segment], state: State, salient: Tensor | None = None
     ) -> tuple[State, Tensor, Tensor | None]:
         def head(_: Segment, out: CellOutput) -> Emit:
             return {"opening": out.opening}
 
         pooled: Tensor | None = None
         penalty: Tensor | None = None
-        steps = self.run_segments(segments, state, head, salient=salient, told=told, every_segment_counts=False)
+        steps = self.run_segments(segments, state, head, salient=salient, every_segment_counts=False)
         for segment, (after, emit) in zip(segments, steps, strict=True):
             state, opening = after, emit["opening"]
             pooled = opening if pooled is None else torch.where(segment.active[:, None], opening, pooled)

@@ -198,15 +198,20 @@ def test_keys_say_what_belongs_where(tokens: Any) -> None:
     filed = next(v for v in batch.values() if v.shape == (8, len(keys)))
     assert (filed >= 0).any()
     for row in range(8):
-        said = words(tokens, batch["input_ids"][row][batch["salient"][row]])
+        marks = batch["salient"][row]
+        assert marks.shape == (len(batch["input_ids"][row]), len(keys))
+        said = words(tokens, batch["input_ids"][row][marks.any(axis=1)])
         for column, person in enumerate(PEOPLE):
+            own = words(tokens, batch["input_ids"][row][marks[:, column]])
+            assert solve(own, f"Where is {person}?") == solve(said, f"Where is {person}?")
+            assert {name.lower() for name in people_in(own)} <= {person.lower()}
             right = solve(said, f"Where is {person}?")
             assert ({PLACES[filed[row, column]]} if filed[row, column] >= 0 else set()) == right
         assert (filed[row, len(PEOPLE) :] >= 0).sum() in (0, 2)
-        told = {key for key, is_told in zip(keys, batch["told"][row], strict=True) if is_told}
-        assert told >= {key for key, answer in zip(keys, filed[row], strict=True) if answer >= 0}
-        assert told & set(PEOPLE) == {p for p in PEOPLE if solve(said, f"Where is {p}?")}
-        assert {OPPOSITE[way] for way in told - set(PEOPLE)} == told - set(PEOPLE)  # told of both sides or of none
+        for way, other in OPPOSITE.items():
+            own = words(tokens, batch["input_ids"][row][marks[:, keys.index(way)]])
+            assert (marks[:, keys.index(way)] == marks[:, keys.index(other)]).all()
+            assert own.count(" of the ") == said.count(f" {way} of the ") + said.count(f" {other} of the ")
 
 
 def test_a_share_of_the_tokens_is_to_be_predicted(tokens: Any) -> None:

@@ -15,29 +15,33 @@ LOGITS = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, -1.0]])
 COST = F.softplus(LOGITS)
 
 
-def penalty(salient: list[list[int]] | None, told: list[list[int]] | None, mask: torch.Tensor | None = None) -> float:
-    segment = split(content(2, 4), mask, 4)[0]
-    marked = None if salient is None else torch.tensor(salient).bool()
-    return float(gate_penalty(segment, LOGITS, marked, None if told is None else torch.tensor(told).bool()))
+def penalty(salient: torch.Tensor | None) -> list[float]:
+    """Of the two segments of two documents, the second of which ends in the first segment."""
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    return [float(gate_penalty(segment, LOGITS, salient)) for segment in split(content(2, 4), mask, 2)]
 
 
 def test_all_slots_of_quiet_segments() -> None:
-    assert penalty(None, None) == pytest.approx(float(COST.sum() / 2))
-    assert penalty([[0, 0, 1, 0], [0, 0, 0, 0]], None) == pytest.approx(float(COST[1].sum() / 2))
+    assert penalty(None) == pytest.approx([float(COST.sum() / 2), float(COST[0].sum() / 2)])
+    marks = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])  # those of the second stand at padding
+    assert penalty(marks) == pytest.approx([float(COST[1].sum() / 2), float(COST[0].sum() / 2)])
 
 
-def test_slots_that_nothing_is_told_for_on_every_segment() -> None:
-    everywhere = [[1, 1, 1, 1]] * 2
-    assert penalty(everywhere, [[1, 1, 1]] * 2) == 0
-    assert penalty(everywhere, [[1, 0, 1], [0, 1, 1]]) == pytest.approx(float((COST[0, 1] + COST[1, 0]) / 2))
-    assert penalty(None, [[1, 1, 1]] * 2) == penalty(None, None)
+def test_slots_on_what_concerns_others() -> None:
+    marks = torch.zeros(2, 4, 3, dtype=torch.bool)
+    marks[0, 1, 2] = marks[0, 2, 0] = marks[1, 0, 1] = True
+    first = COST[0, 0] + COST[0, 1] + COST[1, 0] + COST[1, 2]
+    assert penalty(marks) == pytest.approx([float(first / 2), float((COST[0, 1] + COST[0, 2]) / 2)])
 
 
 @pytest.mark.parametrize("build", [causal, classifier])
-def test_a_forward_takes_what_was_told(build) -> None:
+def test_a_forward_takes_either(build) -> None:
     model = build(memory_update="gated", gate_penalty=1.0).train()
-    ids, every = content(2, 8), torch.ones(2, 8)
-    batch = {"input_ids": ids, "salient": every, "labels": ids if build is causal else torch.tensor([1, 4])}
-    losses = [float(model(**batch, told=torch.full((2, 3), value)).loss) for value in (True, False)]
-    assert losses[0] == pytest.approx(float(model(**batch).loss), abs=1e-6)
-    assert losses[1] > losses[0] + 0.1
+    ids = content(2, 8)
+    batch = {"input_ids": ids, "labels": ids if build is causal else torch.tensor([1, 4])}
+    all_of_it, every_slot, one_slot = torch.ones(2, 8), torch.ones(2, 8, 3), torch.ones(2, 8, 3)
+    one_slot[:, :, 1:] = 0
+    with torch.no_grad():
+        free, same, some = (float(model(**batch, salient=m).loss) for m in (all_of_it, every_slot, one_slot))
+    assert free == pytest.approx(same, abs=1e-6)
+    assert some > free + 0.1
