@@ -92,12 +92,13 @@ def join(
         values: one tensor a segment, aligned with its tokens.
         length: columns of the batch that was split.
     """
-    first = values[0]
-    out = first.new_zeros(first.shape[0], length, *first.shape[2:])
-    for segment, value in zip(segments, values, strict=True):
-        rows, cols = segment.mask.nonzero(as_tuple=True)
-        out = out.index_put((rows, segment.source[rows, cols]), value[rows, cols])
-    return out
+    assert len(segments) == len(values)
+    # All in one write: each out-of-place write copies the whole batch.
+    flat = torch.cat(values, dim=1)
+    rows, cols = torch.cat([s.mask for s in segments], dim=1).nonzero(as_tuple=True)
+    source = torch.cat([s.source for s in segments], dim=1)
+    out = flat.new_zeros(flat.shape[0], length, *flat.shape[2:])
+    return out.index_put((rows, source[rows, cols]), flat[rows, cols])
 
 
 def next_token_targets(

@@ -39,6 +39,23 @@ def test_join_of_split_is_identity(given_batch: tuple[Tensor, Tensor], size: int
     assert torch.equal(back[..., 1], -(ids * mask).double())
 
 
+def test_join_writes_once() -> None:
+    # Each write copies the whole batch, which one a segment would make quadratic.
+    def nodes(size: int) -> list[str]:
+        segments = split(torch.ones(2, 24, dtype=torch.long), None, size)
+        values = [torch.ones(*s.ids.shape, 2, requires_grad=True) for s in segments]
+        out = join(segments, values, 24)
+        assert all(torch.equal(g, torch.ones_like(g)) for g in torch.autograd.grad(out.sum(), values))
+        queue, seen = [out.grad_fn], []
+        while queue:
+            node = queue.pop()
+            seen.append(node.name())
+            queue += [n for n, _ in node.next_functions if n is not None]
+        return [name for name in seen if "AccumulateGrad" not in name]
+
+    assert nodes(12) == nodes(1)
+
+
 @given(batches(), sizes)
 def test_each_row_is_cut_as_it_would_be_alone(given_batch: tuple[Tensor, Tensor], size: int) -> None:
     ids, mask = given_batch
