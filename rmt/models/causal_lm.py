@@ -21,6 +21,7 @@ from rmt.logits import Placement, placement, put_back
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel, refuse_unknown
 from rmt.models.building import decoder_backbone, decoder_config, new_decoder, word_spread
+from rmt.models.heads import in_format_of
 from rmt.models.outputs import RMTCausalLMOutput
 from rmt.recurrence import Emit, State
 from rmt.segments import Segment, next_token_targets
@@ -70,7 +71,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         backbone_kwargs: dict[str, Any] | None = None,
         **config: Any,
     ) -> RMTForCausalLM:
-        """A new model over pretrained weights.
+        """A new model over pretrained weights, in eval mode; over a model, in the mode that it is in.
 
         Args:
             backbone: hub name, folder, or a causal language model (taken over, not copied).
@@ -87,7 +88,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         built.cell.reset_parameters(word_spread(model))
         if model.generation_config is not None:
             built.generation_config = model.generation_config
-        return built
+        return built.train(model.training)
 
     def get_output_embeddings(self) -> nn.Module:
         """The head of the backbone."""
@@ -204,7 +205,8 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         tokens = memory.tensors["tokens"][labels >= 0]
         if not len(tokens):
             return tokens.sum()
-        logits = self.lm_logits(F.layer_norm(tokens, tokens.shape[-1:])).float()
+        tokens = in_format_of(self.get_output_embeddings(), F.layer_norm(tokens, tokens.shape[-1:]))
+        logits = self.lm_logits(tokens).float()
         return F.cross_entropy(logits, labels[labels >= 0])
 
     def _read(

@@ -17,6 +17,7 @@ from rmt.errors import InputError
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel, refuse_unknown
 from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
+from rmt.models.heads import in_format_of, warn_of_opening
 from rmt.models.outputs import RMTQuestionAnsweringOutput
 from rmt.models.spans import Span, SpanSearch, pieces
 from rmt.recurrence import Emit
@@ -48,7 +49,7 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
         backbone_kwargs: dict[str, Any] | None = None,
         **config: Any,
     ) -> RMTForQuestionAnswering:
-        """A new model over pretrained weights.
+        """A new model over pretrained weights, in eval mode; over a model, in the mode that it is in.
 
         Args:
             backbone: hub name, folder, or a model (taken over, not copied).
@@ -64,7 +65,7 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
         full = encoder_config(model, name, segment_size=segment_size, num_memory_tokens=num_memory_tokens, **config)
         built = cls(full, model)
         built.cell.reset_parameters(word_spread(model))
-        return built
+        return built.train(model.training)
 
     def forward(
         self,
@@ -102,12 +103,13 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
         asked = [] if question_ids is None else self.segments(question_ids, question_mask)
         refuse_unknown(unknown)
         segments = self.segments(input_ids, attention_mask, segment_size)
+        warn_of_opening(input_ids, attention_mask, self.cell.special[0])
         state = self.state_of(memory, input_ids.shape[0])
         numbers: list[Tensor] = []
         penalty: Tensor | None = None
 
         def head(_: Segment, out: CellOutput) -> Emit:
-            return {"spans": self.qa_outputs(self.dropout(out.hidden)).float()}
+            return {"spans": self._scores(self.dropout(out.hidden))}
 
         # One recurrence over both, so that the question is within reach of exact and of truncated gradients
         # alike. The question itself is always worth remembering.
@@ -175,11 +177,15 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
             ids = piece.to(device).expand(count, -1)
             out = self.cell(self.core, self.segments(ids, None)[0], state)
             state = out.state
-            start, end = self.qa_outputs(out.hidden).float().unbind(dim=-1)
+            start, end = self._scores(out.hidden).unbind(dim=-1)
             search = search.add(start, end)
         if not search.read:
             raise InputError("document: expected at least one token, got none; give a document with text")
         return search.spans()
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        scores: Tensor = self.qa_outputs(in_format_of(self.qa_outputs, hidden))
+        return scores.float()
 
 
 def position_loss(logits: Float[Tensor, "batch seq"], positions: Int[Tensor, " batch"]) -> Float[Tensor, ""]:

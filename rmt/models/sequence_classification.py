@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
+from rmt.errors import InputError
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel, refuse_unknown
 from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
+from rmt.models.heads import classification_loss, in_format_of, warn_of_opening
 from rmt.models.outputs import RMTClassifierOutput
 from rmt.recurrence import Emit, State
 from rmt.segments import Segment
@@ -46,12 +48,12 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         backbone_kwargs: dict[str, Any] | None = None,
         **config: Any,
     ) -> RMTForSequenceClassification:
-        """A new model over pretrained weights.
+        """A new model over pretrained weights, in eval mode; over a model, in the mode that it is in.
 
         Args:
             backbone: hub name, folder, or a model (taken over, not copied).
             segment_size, num_memory_tokens: see :class:`rmt.RMTConfig`.
-            num_labels: classes.
+            num_labels: classes; 1 for regression, see :func:`rmt.models.heads.classification_loss`.
             backbone_kwargs: for ``AutoModel.from_pretrained``, such as ``attn_implementation`` or ``dtype``.
             config: further fields of :class:`rmt.RMTConfig`.
 
@@ -70,7 +72,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         )
         built = cls(full, model)
         built.cell.reset_parameters(word_spread(model))
-        return built
+        return built.train(model.training)
 
     def forward(
         self,
@@ -91,7 +93,8 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         Args:
             input_ids: document tokens without special tokens.
             attention_mask: nonzero at real tokens; padding may stand on either side.
-            labels: classes (batch,), or (batch, questions) with -100 where there is no question.
+            labels: classes (batch,), or (batch, questions) with -100 where there is no question; or what
+                ``problem_type`` asks for, see :func:`rmt.models.heads.classification_loss`.
             memory: what was read before; None for nothing.
             question_ids, question_mask: several questions of each document, each asked of a copy of its
                 memory.
@@ -102,19 +105,23 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
                 classifier itself.
             segment_size: cut the document into segments of this many tokens instead of the configured size.
             return_dict: False for a tuple.
+
+        Raises:
+            InputError: empty rows, no question at all, or labels or a memory that do not fit.
         """
         refuse_unknown(unknown)
         segments = self.segments(input_ids, attention_mask, segment_size)
+        warn_of_opening(input_ids, attention_mask, self.cell.special[0])
         state = self.state_of(memory, input_ids.shape[0])
         state, pooled, penalty = self._read(segments, state, salient)
         after = self.memory_after(state, memory, segments)
         if question_ids is None:
-            logits = self.classifier(self.dropout(pooled))
+            logits = self._scores(pooled)
         else:
             logits = self._ask(after, question_ids, question_mask)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten().long(), ignore_index=-100)
+            loss = classification_loss(logits, labels, self.config.problem_type)
             if memory_targets is not None:
                 loss = loss + self.filing_loss(after, memory_targets)
             if penalty is not None:
@@ -125,9 +132,14 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
     def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:
         """Cross entropy of the classifier on each memory token, by itself and normalised."""
         tokens = memory.tensors["tokens"]
-        logits = self.classifier(F.layer_norm(tokens, tokens.shape[-1:])).float()
+        tokens = in_format_of(self.classifier, F.layer_norm(tokens, tokens.shape[-1:]))
+        logits = self.classifier(tokens).float()
         total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
         return total / (labels >= 0).sum().clamp(min=1)
+
+    def _scores(self, pooled: Tensor) -> Tensor:
+        scores: Tensor = self.classifier(in_format_of(self.classifier, self.dropout(pooled)))
+        return scores
 
     def _read(
         self, segments: list[Segment], state: State, salient: Tensor | None = None
@@ -150,8 +162,10 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         batch, count, width = ids.shape
         flat_mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool()
         real = flat_mask.any(dim=1)
+        if not bool(real.any()):
+            raise InputError("question_mask: expected at least one token in some question, got none; leave them out")
         logits = ids.new_zeros(batch * count, self.classifier.out_features, dtype=torch.float32)
         asked = self.segments(ids.reshape(-1, width)[real], flat_mask[real])
         _, pooled, _ = self._read(asked, dict(memory.fork(count).index(real).tensors))
-        logits = logits.index_put((real,), self.classifier(self.dropout(pooled)).float())
+        logits = logits.index_put((real,), self._scores(pooled).float())
         return logits.view(batch, count, -1)

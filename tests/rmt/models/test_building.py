@@ -74,6 +74,17 @@ def test_from_folder_of_a_backbone(kit, tiny, tmp_path):
     assert all("pooler" in name for name in given.keys() - model.backbone.state_dict().keys())
 
 
+@pytest.mark.parametrize("kit", KITS)
+def test_mode(kit, tiny, tmp_path):
+    """As transformers has it: what was loaded is in eval mode; what was given stays in the mode it is in."""
+    special = {} if kit is RMTForCausalLM else SPECIAL
+    backbone = tiny(KITS[kit][0])
+    backbone.save_pretrained(tmp_path)
+    for given, training in ((str(tmp_path), False), (backbone, False), (backbone, True)):
+        model = kit.from_backbone(given if isinstance(given, str) else given.train(training), **SETTINGS, **special)
+        assert {m.training for m in model.modules()} == {training}
+
+
 def test_from_backbone_leaves_weights_alone(tiny):
     backbone = tiny("llama")
     before = {name: t.clone() for name, t in backbone.state_dict().items()}
