@@ -97,7 +97,7 @@ def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **gener
     if arguments.get("pad_token_id") is None and getattr(model.generation_config, "pad_token_id", None) is None:
         arguments["pad_token_id"] = 0
     out = model.generate(input_ids=ids, attention_mask=mask, memory=memory.fork(len(prompts)), **arguments)
-    return out[:, ids.shape[1] :]
+    return getattr(out, "sequences", out)[:, ids.shape[1] :]
 
 
 def pad(rows: list[np.ndarray], device: torch.device, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

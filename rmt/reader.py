@@ -52,7 +52,7 @@ class Reader:
         executor, why: how segments are run, and why so.
 
     Raises:
-        InputError: a dtype or executor that is unknown or does not suit the model.
+        InputError: not one of our models, or a dtype or executor that is unknown or does not suit it.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Reader:
         batch_segments: int = 32,
         compile: bool = False,
     ) -> None:
+        _require_ours(model)
         cores = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.executor, self.why = choose(model.config, executor, batch_segments, cores)
         self.tokenizer = tokenizer
@@ -257,6 +258,14 @@ class Reader:
                 f"{memory.meta.model}; use the model that read the document, or read it again"
             )
         return memory.detach().to(self.model.device)
+
+
+def _require_ours(model: Any) -> None:
+    """Refuse a wrapped model: what the copy for reading sets on a wrapper never reaches the model inside."""
+    if not isinstance(model, RMTPreTrainedModel):
+        merge = hasattr(model, "merge_and_unload")
+        todo = "merge it first: model.merge_and_unload()" if merge else "build one with from_backbone(...)"
+        raise InputError(f"model: expected one of our models, got {type(model).__name__}; {todo}")
 
 
 @contextmanager

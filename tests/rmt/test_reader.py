@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -258,6 +259,8 @@ def test_answers_in_words(tokenizer):
     ids = torch.tensor([tokenizer("And who are you?", add_special_tokens=False)["input_ids"]])
     logits = model.eval()(input_ids=ids, memory=memory).logits[0, -1]
     first = tokenizer.decode([int(logits.argmax())]).strip()
+    whole = reader.ask(memory, ["And who are you?"], max_new_tokens=5, return_dict_in_generate=True)
+    assert whole == alone
     assert answers[1].text.replace(" ", "").startswith(first.replace(" ", "").removeprefix("##"))
 
 
@@ -315,6 +318,20 @@ def test_leaves_the_model_alone_and_gives_normal_tensors(tokenizer):
     out = model(input_ids=content(1, 6), memory=memory, labels=torch.tensor([1]))
     out.loss.backward()  # fails on tensors made in inference mode
     assert model.classifier.weight.grad is not None
+
+
+def test_refuses_a_model_in_a_wrapper(tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    # Unwrapped, for the shape checks, which only tests have, would speak first.
+    begin = inspect.unwrap(Reader.__init__)
+    wrapped = get_peft_model(classifier(), LoraConfig(target_modules=["query"], modules_to_save=["cell"]))
+    with pytest.raises(InputError, match=r"got PeftModel; merge it first: model\.merge_and_unload\(\)") as error:
+        begin(object.__new__(Reader), wrapped, tokenizer)
+    assert "\n" not in str(error.value)
+    Reader(wrapped.merge_and_unload(), tokenizer)
+    with pytest.raises(InputError, match="got BertModel; build one"):
+        begin(object.__new__(Reader), BertModel(bert_config()), tokenizer)
 
 
 def test_closed_gates_keep_the_first_memory(tokenizer):
