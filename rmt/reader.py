@@ -66,8 +66,7 @@ class Reader:
         compile: bool = False,
     ) -> None:
         _require_ours(model)
-        cores = torch.get_num_threads() if model.device.type == "cpu" else 1
-        self.executor, self.why = choose(model.config, executor, batch_segments, cores)
+        self.executor, self.why = choose(model.config, executor, batch_segments, model.device.type)
         self.tokenizer = tokenizer
         self._fingerprint = model.fingerprint()
         self.model = for_reading(model, dtype, compile=compile)

@@ -8,17 +8,20 @@ from rmt.executors.base import Executor
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
 
+CPU_PART = 4  # segments; fewer, and a matrix product is too small to be fast
 EXECUTORS = ("auto", "sequential", "speculative")
 
 
-def choose(config: RMTConfig, name: str = "auto", batch_segments: int = 32, threads: int = 1) -> tuple[Executor, str]:
+def choose(
+    config: RMTConfig, name: str = "auto", batch_segments: int = 32, device: str = "cpu"
+) -> tuple[Executor, str]:
     """The executor of this name, and why it is the right one, in words.
 
     Args:
         config: of the model that will read.
         name: one of :data:`EXECUTORS`; ``auto`` takes speculative where it applies.
         batch_segments: segments read as one batch (speculative), at least 1.
-        threads: parts that such a batch is cut into, one a core; 1 where the device is no CPU.
+        device: type of the device that reads; a CPU reads a batch in parts, side by side.
 
     Raises:
         InputError: an unknown name, one that the model does not allow, or a batch below 1.
@@ -33,7 +36,9 @@ def choose(config: RMTConfig, name: str = "auto", batch_segments: int = 32, thre
     if name == "sequential" or reason:
         return Sequential(batch_segments), reason or "asked for"
     why = f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
-    return Speculative(batch_segments, threads=threads), why
+    if device == "cpu":
+        return Speculative(batch_segments, part=CPU_PART), why
+    return Speculative(batch_segments, most=batch_segments), why
 
 
 def not_speculative(config: RMTConfig) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 
 import torch
 
@@ -27,22 +27,22 @@ class Speculative:
     """Reads ahead within aligned chunks of segments of one document.
 
     A chunk begins with a small try, and tries double as long as nothing writes. Behind a write the rest of the
-    chunk is read in order (a segment for each thread at a time), for where one fact stands others do, and a try
-    that fails costs time. A new chunk begins afresh, whatever happened before it: which segments share a batch
-    follows from the text alone, so that a run that was broken at a border of chunks goes on with the very same
+    chunk is read a few segments at a time, for where one fact stands others do, and a try that fails costs time. A
+    new chunk begins afresh, whatever happened before it: which segments share a batch follows from the text alone,
+    not from the cores that are there, so that a run that was broken at a border of chunks goes on with the very same
     batches (the rounding of a matrix product depends on the rows beside it).
 
     Attributes:
         batch_segments: segments in a chunk.
-        first, most: segments in the first try of a chunk, and in the largest.
-        threads: parts that a try is cut into, one a core (:mod:`rmt.executors.side_by_side`); where there are
-            several, reading is done in inference mode.
+        first, most: segments in the first try of a chunk, also in those behind a write, and in the largest.
+        part: segments that run as one batch; the parts of a try run side by side, in inference mode
+            (:mod:`rmt.executors.side_by_side`). None for all of a try.
     """
 
     batch_segments: int = 32
     first: int = 4
     most: int = 16
-    threads: int = 1
+    part: int | None = None
     name: str = "speculative"
 
     def read(self, model: ReadingModel, segments: Iterable[Segment], state: State) -> State:
@@ -67,11 +67,12 @@ class Speculative:
         at, size, most = 0, self.first, self.most
         while at < len(group):
             end = min(at + size, len(group))
-            tried = each(partial(_ahead, model, state), _parts(group[at:end], self.threads))
+            parts, run = _parts(group[at:end], self.part), partial(_ahead, model, state)
+            tried = [run(parts[0])] if self.part is None else each(run, parts)
             wrote = [row for _, rows in tried for row in rows]
             if True in wrote:
                 state = _row([after for after, _ in tried], wrote.index(True))
-                end, most = at + wrote.index(True) + 1, self.threads
+                end, most = at + wrote.index(True) + 1, self.first
             at, size = end, min(2 * size, most)
         return state
 
@@ -84,10 +85,12 @@ def _ahead(model: ReadingModel, state: State, ahead: list[Segment]) -> tuple[Sta
     return after, _changed(before, after)
 
 
-def _parts(ahead: list[Segment], count: int) -> list[list[Segment]]:
-    """Runs of about equal length, at most ``count``, none empty."""
-    borders = [len(ahead) * n // min(count, len(ahead)) for n in range(min(count, len(ahead)) + 1)]
-    return [ahead[start:end] for start, end in pairwise(borders)]
+def _parts(ahead: list[Segment], size: int | None) -> list[list[Segment]]:
+    """Runs of at most ``size``, none empty; two at least, where there are two segments, so that no core idles."""
+    if size is None:
+        return [ahead]
+    size = max(1, min(size, len(ahead) // 2))
+    return [ahead[start : start + size] for start in range(0, len(ahead), size)]
 
 
 def _row(parts: list[State], number: int) -> State:

@@ -187,12 +187,16 @@ def gate_penalty(
 ) -> Float[Tensor, ""]:
     """Mean over rows of sum over slots of -log(1 - s), on segments without a salient token.
 
-    Where ``salient`` speaks of each slot, a slot also stays shut on what concerns others. Without ``salient`` every
-    segment counts. The logarithm keeps a gradient on a gate that is wrongly sure.
+    Where ``salient`` speaks of each slot, a slot also stays shut on what concerns others, and is asked to open on what
+    concerns it, by -log(s): the cross entropy of the gates. Without ``salient`` every segment counts. The logarithm
+    keeps a gradient on a gate that is wrongly sure.
     """
-    shut = segment.active[:, None].expand_as(logits)
+    heard = torch.zeros_like(logits, dtype=torch.bool)
     if salient is not None:
         each = salient.bool() if salient.dim() == 3 else salient.bool()[:, :, None]
         rows = torch.arange(len(each), device=each.device)[:, None]
-        shut = shut & ~(each[rows, segment.source] & segment.mask[:, :, None]).any(dim=1)
-    return (F.softplus(logits) * shut).sum(dim=1).mean()
+        heard = heard | (each[rows, segment.source] & segment.mask[:, :, None]).any(dim=1)
+    cost = F.softplus(logits) * ~heard
+    if salient is not None and salient.dim() == 3:
+        cost = cost + F.softplus(-logits) * heard
+    return (cost * segment.active[:, None]).sum(dim=1).mean()

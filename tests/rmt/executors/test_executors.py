@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -75,9 +76,9 @@ def test_a_broken_run_goes_on_with_the_same_batches(writes, chunk):
     ("writes", "batches"),
     [
         ([False] * 30, [4, 8, 16, 2]),
-        ([False, True, *[False] * 4], [4, 1, 1, 1, 1]),
+        ([False, True, *[False] * 4], [4, 4]),
         ([False] * 6 + [True, False], [4, 4, 1]),
-        ([True] * 3, [3, 1, 1]),
+        ([True] * 3, [3, 2, 1]),
     ],
 )
 def test_batches(writes, batches):
@@ -89,17 +90,49 @@ def test_batches(writes, batches):
 def test_a_chunk_begins_afresh():
     model = Counting()
     Speculative(4).read(model, pattern([True, False, False, False] * 2, tail=1), start())
-    assert model.batches == [4, 1, 1, 1, 4, 1, 1, 1, 1]
+    assert model.batches == [4, 3, 4, 3, 1]
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(2, 4))
-def test_parts_side_by_side_give_the_same(writes, threads):
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 4))
+def test_parts_side_by_side_give_the_same(writes, part):
     segments = pattern(writes)
     expected = Sequential().read(Counting(True), segments, start())["tokens"]
-    got = Speculative(16, threads=threads).read(Counting(True), segments, start())["tokens"]
+    got = Speculative(16, part=part).read(Counting(True), segments, start())["tokens"]
     assert torch.equal(got, expected)
 
 
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_batches_do_not_depend_on_the_cores():
+    writes = [False, True, *[False] * 30]
+    for part, batches in ((None, [4, 4]), (4, [2, 2, 2, 2]), (1, [1] * 6)):
+        model = Counting()
+        Speculative(32, part=part).read(model, pattern(writes), start())
+        assert model.batches[: len(batches)] == batches
+        torch.set_num_threads(1)
+        alone = Counting()
+        Speculative(32, part=part).read(alone, pattern(writes), start())
+        torch.set_num_threads(3)
+        assert sorted(alone.batches) == sorted(model.batches)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_forked_process_reads_too():
+    each(str, [1, 2])
+    child = os.fork()
+    if not child:
+        os._exit(0 if each(str, [3, 4]) == ["3", "4"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_threads_leave_the_caller_its_cores():
     before = torch.get_num_threads()
     assert each(lambda part: (torch.get_num_threads(), torch.is_inference_mode_enabled(), part), [7, 8, 9]) == [
@@ -167,8 +200,8 @@ def test_refusals():
 
 def test_choice():
     gated, plain = classifier(memory_update="gated").config, classifier().config
-    assert choose(gated)[0] == Speculative(32)
-    assert choose(gated, threads=2)[0] == Speculative(32, threads=2)
+    assert choose(gated)[0] == Speculative(32, part=4)
+    assert choose(gated, device="cuda")[0] == Speculative(32, most=32)
     assert choose(gated, "sequential", 8)[0] == Sequential(8)
     assert choose(plain)[0] == Sequential(32)
     assert "replace" in choose(plain)[1]
