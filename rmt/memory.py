@@ -144,7 +144,7 @@ class Memory:
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, false for a name that no file can have
             raise InputError(f"{path}: expected a memory file, got no such file; write one with `rmt read`")
         try:
             with safe_open(str(path), framework="pt") as file:

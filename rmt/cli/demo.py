@@ -42,11 +42,9 @@ def demo(
     from rmt.cli.evaluate import bad_input, parse_lengths, write
 
     sizes = parse_lengths(lengths)
+    counts = parse_counts(documents, len(sizes))
+    sizes, counts = (list(part) for part in zip(*sorted(zip(sizes, counts, strict=True)), strict=True))
     with bad_input():
-        counts = [int(count) for count in documents.split(",")]
-        if len(counts) != len(sizes):
-            raise ValueError(f"--documents: expected {len(sizes)} numbers, one a length, got {documents!r}")
-        sizes, counts = (list(part) for part in zip(*sorted(zip(sizes, counts, strict=True)), strict=True))
         out.mkdir(parents=True, exist_ok=True)
     reader = models.reader(model)
     typer.echo(f"Text: {text} into tokens, {out}/text.tokens")
@@ -73,6 +71,20 @@ def demo(
     typer.echo(f'  rmt ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
     typer.echo(f"The plot: {picture}")
     (out / "text.tokens").unlink(missing_ok=True)
+
+
+def parse_counts(text: str, lengths: int) -> list[int]:
+    """Numbers of documents from ``16,4,2``, one for each length.
+
+    Raises:
+        InputError: anything else, a number below 1, or more or fewer of them.
+    """
+    from rmt.errors import InputError
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != lengths or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"--documents: expected {lengths} numbers of at least 1, one a length, got {text!r}; write so")
+    return [int(part) for part in parts]
 
 
 def watched(reader: rmt.reader.Reader, out: Path) -> Any:

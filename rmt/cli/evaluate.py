@@ -110,7 +110,10 @@ def parse_lengths(text: str) -> list[int]:
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """``evals`` knows no error of ours: its ValueError is bad input too, and so is a path of no use."""
+    """``evals`` knows no error of ours: a ValueError that it raises is bad input too, and so is a path of no use.
+
+    What a library below raises is a mistake of ours and passes through.
+    """
     from rmt.errors import InputError
 
     try:
@@ -118,9 +121,22 @@ def bad_input() -> Iterator[None]:
     except InputError:
         raise
     except ValueError as error:
+        if not raised_in(error).startswith("evals."):
+            raise
         raise InputError(str(error)) from error
     except OSError as error:
-        raise InputError(f"{error.filename}: expected a place to write to, got {error.strerror}") from error
+        if error.strerror is None:  # not the system's
+            raise
+        place = error.filename or "output"
+        raise InputError(f"{place}: expected a place to write to, got {error.strerror}; choose another") from error
+
+
+def raised_in(error: BaseException) -> str:
+    """The module whose code an error comes from."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
 
 
 @contextmanager

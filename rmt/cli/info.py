@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,7 @@ def info(
     """
     if what is None:
         facts = machine()
-    elif Path(what).expanduser().is_file():
+    elif os.path.isfile(Path(what).expanduser()):
         facts = memory_facts(Path(what).expanduser())
     else:
         facts = model_facts(what)

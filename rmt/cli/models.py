@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,9 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     from rmt import pretrained
 
     folder = Path(name).expanduser()
-    if (folder / "adapter_config.json").is_file():
+    if os.path.isfile(folder / "adapter_config.json"):
         return pretrained.load_folder(folder)
-    if (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):
         return from_folder(folder)
     return pretrained.load(BUNDLED if name == "bundled" else name)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +53,7 @@ def read(
     from rmt.memory import Memory
 
     output = output.expanduser()
+    refuse_long_name(output)
     if output.is_dir() or not output.parent.is_dir():
         raise InputError(f"{output}: expected a file in a folder that is there, got none; choose another output")
     iter_text(document)  # a document that is not there should not wait for a model
@@ -67,6 +70,17 @@ def read(
     after.save(output)
     checkpoint.unlink(missing_ok=True)
     typer.echo(said(after, output, seconds, as_json))
+
+
+def refuse_long_name(output: Path) -> None:
+    """Refuse a name that the system does not take, for the output or for what lies beside it while reading."""
+    from rmt.errors import InputError
+
+    try:
+        os.lstat(output.with_name(f".{output.name}.partial.{os.getpid()}.tmp"))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{output}: expected a shorter name, got one of {len(output.name)} characters") from error
 
 
 def said(memory: rmt.memory.Memory, path: Path, seconds: float, as_json: bool) -> str:

@@ -26,6 +26,7 @@ def train(
     """
     from rmt.cli.evaluate import bad_input
     from rmt.cli.models import quiet
+    from rmt.cli.training_checks import check
     from rmt.cli.training_run import Settings, run
     from rmt.training.settings import keys, override
 
@@ -34,6 +35,7 @@ def train(
         for key, value in keys(settings).items():
             typer.echo(f"{key} = {','.join(value) if isinstance(value, tuple) else value}")
         return
+    check(settings)
     quiet()
     with bad_input():
         typer.echo(f"The model is in {run(settings, resume=not fresh)}")

