@@ -63,6 +63,17 @@ def test_dtypes():
         for_reading(classifier(), "int8")
 
 
+def test_bfloat16_that_a_gpu_only_emulates_is_not_taken(monkeypatch):
+    for hardware in (True, False):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, hardware=hardware: hardware or including_emulation,
+        )
+        wanted = torch.bfloat16 if hardware else torch.float32
+        assert auto_dtype(torch.device("cuda")) == wanted
+
+
 def test_only_weights_are_rounded_and_rotary_frequencies_stay_as_they_were() -> None:
     model = causal()
     twin = for_reading(model, "bfloat16")
