@@ -41,6 +41,8 @@ DOINGS = (
     "looked into", "hated", "measured", "cleaned", "admired",
 )  # fmt: skip
 
+SLICE = 1 << 20  # tokens looked through at a time
+
 
 def near_fact(rng: np.random.Generator, free: Sequence[str]) -> str:
     """A sentence that looks like a fact and is none; ``free`` people are those nobody will ask about."""
@@ -180,10 +182,10 @@ class MemoryTraining:
 
     @cached_property
     def tempting(self) -> list[np.ndarray]:
-        """Where each background holds a word of the facts."""
+        """Where each background holds a word of the facts; read in slices, so that a long one is never held whole."""
         words = [*PEOPLE, *PLACES, *OPPOSITE]
         ids = [int(i) for w in words for i in self.tokenizer(" " + w, add_special_tokens=False)["input_ids"]]
-        return [np.flatnonzero(np.isin(np.asarray(b[0 : len(b)]), ids)) for b in self.backgrounds]
+        return [positions(background, ids) for background in self.backgrounds]
 
     def filed(self, document: Document) -> np.ndarray:
         """Under each key, the answer that belongs there; -100 where the document tells none."""
@@ -240,9 +242,19 @@ class MemoryTraining:
         fitting = [p for p in placed if (room := room - len(p[1])) >= 0 or p[2]]
         start = int(rng.integers(len(background) - length + 1))
         if rng.random() < self.hard and len(hot := self.tempting[which]):
-            start = int(np.clip(rng.choice(hot) - rng.integers(length), 0, len(background) - length))
+            start = int(np.clip(int(rng.choice(hot)) - rng.integers(length), 0, len(background) - length))
         inserts = spread(rng, stage, fitting) if stage.spread else maker.place(rng, fitting)
         return Document(length, inserts, tuple(questions), background, start, index)
+
+
+def positions(text: Tokens, ids: Sequence[int]) -> np.ndarray:
+    """Where ``text`` holds one of ``ids``, rising, as uint32 where its length allows."""
+    kind = np.uint32 if len(text) <= 1 << 32 else np.uint64
+    found = [np.zeros(0, dtype=kind)]
+    for start in range(0, len(text), SLICE):
+        part = np.asarray(text[start : min(start + SLICE, len(text))])
+        found.append((np.flatnonzero(np.isin(part, ids)) + start).astype(kind))
+    return np.concatenate(found)
 
 
 def spread(

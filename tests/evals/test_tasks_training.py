@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from evals.tasks.memory import OPPOSITE, PEOPLE, PLACES
-from evals.tasks.training import ELSEWHERE, STRANGERS, MemoryTraining, Stage, near_fact
+from evals.tasks.training import ELSEWHERE, SLICE, STRANGERS, MemoryTraining, Stage, near_fact
 
 from .solver import FIRST, background, people_in, solve, tokenizer, words
 
@@ -236,3 +236,38 @@ def test_text_is_never_tiled(tokens: Any) -> None:
     maker = MemoryTraining(tokens, [background(100)], batch_size=2)
     with pytest.raises(ValueError, match=r"at least 128 tokens .* got 100;"):
         maker.batch(0, Stage())
+
+
+def test_hot_text_is_looked_for_in_slices(tokens: Any) -> None:
+    class Sliced:
+        longest = 0
+
+        def __init__(self, ids: np.ndarray) -> None:
+            self.ids = ids
+
+        def __len__(self) -> int:
+            return len(self.ids)
+
+        def __getitem__(self, part: slice) -> np.ndarray:
+            self.longest = max(self.longest, len(self.ids[part]))
+            return self.ids[part]
+
+    hot = int(tokens(" kitchen", add_special_tokens=False)["input_ids"][0])
+    text = np.full(2 * SLICE + 5, FIRST)
+    wanted = [0, SLICE - 1, SLICE, 2 * SLICE + 4]  # on both sides of a border too
+    text[wanted] = hot
+    sliced = Sliced(text)
+    (found, none) = MemoryTraining(tokens, [sliced, text[1:9]], batch_size=1).tempting
+    assert found.tolist() == wanted
+    assert found.dtype == none.dtype == np.uint32
+    assert not len(none)
+    assert sliced.longest <= SLICE
+
+
+def test_hard_documents_hold_hot_text_at_both_ends_of_the_background(tokens: Any) -> None:
+    text = background(300)
+    text[[0, 299]] = int(tokens(" kitchen", add_special_tokens=False)["input_ids"][0])
+    maker = MemoryTraining(tokens, [text], batch_size=1, hard=1.0)
+    starts = [maker.document(n, Stage(segments=2, segment_size=64)).start for n in range(40)]
+    assert {0, 300 - 128} <= set(starts)
+    assert all(0 <= start <= 300 - 128 for start in starts)
