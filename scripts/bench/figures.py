@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import activations
 import peak
 import speed
 
@@ -20,25 +21,13 @@ def verdict(part: str, ratio: float, quick: bool) -> dict[str, Any]:
     return {"target": target, "met": None if quick else met}
 
 
-def show_activations(rows: list[dict[str, Any]]) -> str:
-    """Rows of ``activations.table`` as a table."""
-    head = "recurrence    segments   saved MB    peak MB   peak / first"
-    return "\n".join(
-        [head]
-        + [
-            f"{r['recurrence']:<12}{r['segments']:>10}{r['saved'] / 1e6:>11.2f}{r['peak'] / 1e6:>11.2f}"
-            f"{r['ratio']:>15.2f}"
-            for r in rows
-        ]
-    )
-
-
 def show(part: str, result: dict[str, Any]) -> str:
     """A part's table, and its ratio against the target."""
-    body = {"speed": speed.show, "memory": peak.show, "activations": show_activations}[part](result["rows"])
+    body = {"speed": speed.show, "memory": peak.show, "activations": activations.show}[part](result["rows"])
     sign = "at least" if part == "speed" else "at most"
     met = {None: "not judged in a quick run", True: "met", False: "missed"}[result["met"]]
-    return f"{body}\n{part}: ratio {result['ratio']:.3f}, target {sign} {result['target']}, {met}\n"
+    what = "ratio" if part == "speed" else "ratio of the peaks"
+    return f"{body}\n{part}: {what} {result['ratio']:.3f}, target {sign} {result['target']}, {met}\n"
 
 
 def draw(part: str, result: dict[str, Any], out: Path) -> Path:
@@ -53,6 +42,6 @@ def draw(part: str, result: dict[str, Any], out: Path) -> Path:
         return lines(peak.curves(rows), out / "peak_memory.png", title=title, ylabel="resident memory, MB")
     kinds = dict.fromkeys(row["recurrence"] for row in rows)
     series = {k: [(r["segments"], r["peak"] / 1e6) for r in rows if r["recurrence"] == k] for k in kinds}
-    title = f"Training step: checkpointed, longest over shortest, {ratio:.2f}"
+    title = f"Training step: checkpointed peak, longest over shortest, {ratio:.2f}"
     path = out / "activations.png"
-    return lines(series, path, title=title, ylabel="activations, MB", xlabel="segments", log_y=True)
+    return lines(series, path, title=title, ylabel="peak of activations, MB", xlabel="segments", log_y=True)

@@ -4,7 +4,8 @@
 
 The whole way is run: text from disk to tokens, tokens to segments, segments to memory. ``reading_mb`` is the
 peak from the first character on, everything that is resident counted (Python, torch, weights); ``process_mb``
-is the peak since the start, which loading the model may set. :func:`over_length` runs it once for each length.
+is the peak since the start, which loading the model may set. Where a GPU reads, ``cuda_mb`` is the peak of what
+torch allocates there while reading, weights counted. :func:`over_length` runs it once for each length.
 """
 
 from __future__ import annotations
@@ -73,10 +74,15 @@ def over_length(paths: Sequence[Path], options: Sequence[str]) -> list[dict[str,
     return rows
 
 
+def ways(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """How peaks were counted: ``cuda`` only where a GPU read."""
+    return [kind for kind in ("reading", "process", "cuda") if f"{kind}_mb" in rows[0]]
+
+
 def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The longest document's peak over the shortest one's; the larger of the two ways of counting is ``ratio``."""
+    """The longest document's peak over the shortest one's; the largest over all ways of counting is ``ratio``."""
     first, last = (pick(rows, key=lambda r: r["length"]) for pick in (min, max))
-    each = {f"{kind}_ratio": last[f"{kind}_mb"] / first[f"{kind}_mb"] for kind in ("reading", "process")}
+    each = {f"{kind}_ratio": last[f"{kind}_mb"] / first[f"{kind}_mb"] for kind in ways(rows)}
     return {**each, "ratio": max(each.values())}
 
 
@@ -89,13 +95,15 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"{r['length']:>9,}{r['reading_mb']:>24,.1f}{r['process_mb']:>17,.1f}{r['memory_bytes']:>20,}{growth:>9.3f}"
         )
+        if "cuda_mb" in r:
+            lines[-1] += f"   peak MB on the GPU {r['cuda_mb']:,.1f}"
     return "\n".join(lines)
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """For a plot: MB by length."""
-    names = {"while reading": "reading_mb", "whole process": "process_mb"}
-    return {name: [(r["length"], r[key]) for r in rows] for name, key in names.items()}
+    names = {"reading": "while reading", "process": "whole process", "cuda": "on the GPU"}
+    return {names[kind]: [(r["length"], r[f"{kind}_mb"]) for r in rows] for kind in ways(rows)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,21 +114,26 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--segment-size", type=int, default=128, help="tokens")
     made.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     made.add_argument("--executor", default="auto", help="auto, sequential or speculative")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return made
 
 
 def main(argv: list[str] | None = None) -> None:
     """Read, and print one line of JSON."""
     args = parser().parse_args(argv)
+    import torch
     from subject import load
 
     from rmt.reader import Reader
 
-    model, tokenizer = load(args.model, args.segment_size)
+    model, tokenizer = load(args.model, args.segment_size, args.device)
     reader = Reader(model, tokenizer, dtype=args.dtype, executor=args.executor)
     del model
+    on_gpu = reader.model.device.type == "cuda"
     before = peak_mb()
     reset = reset_peak()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     memory = reader.read(args.text, progress=False)
     reading = peak_mb()
     row = {
@@ -129,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         "process_mb": max(before, reading),
         "peak_was_reset": reset,
         "memory_bytes": file_bytes(memory),
+        **({"cuda_mb": torch.cuda.max_memory_allocated() / 1e6} if on_gpu else {}),
     }
     print(json.dumps(row))
 

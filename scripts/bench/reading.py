@@ -2,6 +2,7 @@
 
     python scripts/bench/reading.py                                  # all three, about ten minutes on two cores
     python scripts/bench/reading.py --only speed --text books/       # on a text of yours
+    python scripts/bench/reading.py --only speed --max-length 2000000   # long documents; on a GPU where there is one
     python scripts/bench/reading.py --quick                          # seconds, to see that it runs
 
 Expect, on a CPU that multiplies bfloat16 in hardware: reading at least 2.5 times the reference's tokens/s with
@@ -30,8 +31,9 @@ import subject
 from rmt.errors import InputError
 
 PARTS = ("speed", "memory", "activations")
-SPEED_LENGTHS = (4_000, 16_000, 64_000)
-SPARE = 2  # as much text, for documents to begin at different places
+SPEED_LENGTHS = (4_000, 16_000, 64_000, 256_000, 1_000_000)
+SPEED_LONGEST = 64_000  # unless --max-length asks for longer ones; also tokens of text to spare, for documents to
+# begin at different places
 MEMORY_LENGTHS = (20_000, 60_000, 200_000, 600_000)
 SEGMENTS = (4, 16, 64)
 # What --quick changes, where nothing else is asked for.
@@ -49,10 +51,11 @@ def measure_speed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rmt.reader import Reader
     from rmt.reference import as_reference
 
-    model, tokenizer = subject.load(args.model, args.segment_size)
+    model, tokenizer = subject.load(args.model, args.segment_size, args.device)
     reader, twin = Reader(model, tokenizer, dtype=args.dtype, executor=args.executor), as_reference(model)
-    lengths = ladder(SPEED_LENGTHS, min(args.max_length, SPEED_LENGTHS[-1]))
-    text = subject.cut(args.text, tokenizer, SPARE * lengths[-1], folder / "speed.txt")
+    lengths = ladder(SPEED_LENGTHS, args.max_speed_length)
+    spare = min(lengths[-1], SPEED_LONGEST)
+    text = subject.cut(args.text, tokenizer, lengths[-1] + spare, folder / "speed.txt")
     trained = args.model != "fresh"
     with reader.tokens_of(text, folder / "speed.tokens", progress=False) as background:
         return speed.measure(reader, twin, background, lengths, args.repeats, trained)
@@ -62,7 +65,7 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Peak resident memory over length."""
     _, tokenizer = subject.load("fresh", args.segment_size)  # the tokenizer is MiniLM's for all of them
     options = []
-    for name in ("model", "segment_size", "dtype", "executor"):
+    for name in ("model", "segment_size", "dtype", "executor", "device"):
         options += ["--" + name.replace("_", "-"), str(getattr(args, name))]
     rows: list[dict[str, Any]] = []
     for length in ladder(MEMORY_LENGTHS, args.max_length):
@@ -79,7 +82,7 @@ def measure_activations(args: argparse.Namespace, folder: Path) -> dict[str, Any
     shape = {"layers": 1, "hidden": 64} if args.quick else {"layers": 6, "hidden": 384}
     size = min(args.segment_size, 16) if args.quick else args.segment_size
     rows = activations.table(list(SEGMENTS), segment_size=size, batch_size=1, **shape)
-    ratio = next(row["ratio"] for row in reversed(rows) if row["recurrence"] == "checkpointed")
+    ratio = next(row["peak_ratio"] for row in reversed(rows) if row["recurrence"] == "checkpointed")
     return {"segment_size": size, **shape, "rows": rows, "ratio": ratio}
 
 
@@ -93,7 +96,7 @@ def say(line: str) -> None:
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures belong to."""
-    names = ("model", "text", "segment_size", "dtype", "executor", "quick")
+    names = ("model", "text", "segment_size", "dtype", "executor", "device", "quick")
     return {name: getattr(args, name) for name in names}
 
 
@@ -120,11 +123,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--text", default="installed:", help="anything that `rmt read` takes")
     parser.add_argument("--segment-size", type=int, default=128, help="tokens")
     parser.add_argument("--repeats", type=int, help="documents of each length (speed); 5")
-    parser.add_argument("--max-length", type=int, help="tokens of the longest document; 2000000")
+    parser.add_argument("--max-length", type=int, help="tokens of the longest document; 2000000, for speed 64000")
     parser.add_argument("--dtype", default="auto", help="the reader's: auto, float32, bfloat16 or float16")
     parser.add_argument("--executor", default="auto", help="the reader's: auto, sequential or speculative")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="of speed and memory")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for JSON and pictures")
     args = parser.parse_args(argv)
+    asked = args.max_length
     for name, value in (QUICK if args.quick else FULL).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -132,7 +137,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if (got := getattr(args, name)) < least:
             option = "--" + name.replace("_", "-")
             raise InputError(f"{option}: expected at least {least}, got {got}; give a larger number")
-    args.model = subject.resolve(args.model)
+    args.max_speed_length = asked or min(args.max_length, SPEED_LONGEST)
+    args.model, args.device = subject.resolve(args.model), subject.place(args.device)
     return args
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from subject import settle
 from torch import Tensor
 
 from evals.tasks.memory import Document, MemoryTasks
@@ -55,9 +56,11 @@ class Reading:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float, float]:
-    """What ``work`` gives, the seconds that it took, and the processor seconds."""
+    """What ``work`` gives, the seconds that it took until the GPU was done too, and the processor seconds."""
+    settle()
     start, busy = time.perf_counter(), time.process_time()
     result = work()
+    settle()
     return result, time.perf_counter() - start, time.process_time() - busy
 
 
@@ -150,6 +153,7 @@ def measure(
         rows.append(row(length, readings, trained))
     return {
         **reader.settings(),
+        "device": torch.cuda.get_device_name() if reader.model.device.type == "cuda" else "cpu",
         "why": reader.why,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

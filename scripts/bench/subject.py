@@ -25,15 +25,36 @@ def resolve(name: str) -> str:
     return BUNDLED if BUNDLED in pretrained.names() else "fresh"
 
 
-def load(name: str, segment_size: int) -> tuple[Any, Any]:
+def place(device: str) -> str:
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        InputError: a GPU where there is none.
+    """
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise InputError("--device: expected a GPU that torch sees, got none; use --device cpu")
+    return ("cuda" if there else "cpu") if device == "auto" else device
+
+
+def settle() -> None:
+    """Wait until the GPU, where it is in use, has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def load(name: str, segment_size: int, device: str = "cpu") -> tuple[Any, Any]:
     """A classifier that reads in segments of ``segment_size`` tokens, and its tokenizer.
 
     Args:
         name: ``auto``; ``fresh`` for MiniLM with an untrained memory whose gates stay shut, which is how a
             trained one reads background; a bundled model; or a folder with one.
+        segment_size: tokens.
+        device: where the model is to be: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: no model of that name, one that does not classify, or segments that are too long for it.
+        InputError: no model of that name, one that does not classify, segments that are too long for it, or a GPU
+            where there is none.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -42,7 +63,7 @@ def load(name: str, segment_size: int) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     name = resolve(name)
     if name == "fresh":
-        return fresh(segment_size), AutoTokenizer.from_pretrained(pretrained.minilm())
+        return fresh(segment_size).to(place(device)), pretrained.of_minilm(AutoTokenizer.from_pretrained)
     folder = Path(name).expanduser()
     whole = (folder / "config.json").is_file()
     model, tokenizer = pretrained.load_folder(folder) if whole else pretrained.load(name)
@@ -50,7 +71,7 @@ def load(name: str, segment_size: int) -> tuple[Any, Any]:
         raise InputError(f"--model: expected a classifier, got {type(model).__name__}; try {BUNDLED}")
     check_segment_size(model.config.backbone_config, segment_size, model.config.num_memory_tokens)
     model.config.segment_size = segment_size
-    return model, tokenizer
+    return model.to(place(device)), tokenizer
 
 
 def fresh(segment_size: int) -> RMTForSequenceClassification:

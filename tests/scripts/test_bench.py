@@ -154,11 +154,13 @@ def test_a_peak_is_seen_after_it_is_gone_and_not_inherited():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--device", "cuda"], "--device: expected a GPU"),
         (["--repeats", "0"], "--repeats: expected at least 1, got 0"),
         (["--quick", "--only", "speed", "--model", "none", "--max-length", "1000"], "none: expected"),
     ],
 )
-def test_bad_input_is_one_line(bench, tmp_path, capsys, arguments, said):
+def test_bad_input_is_one_line(bench, tmp_path, capsys, monkeypatch, arguments, said):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert bench("reading").main([*arguments, "--out", str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -189,3 +191,75 @@ def test_parts_with_other_settings_are_not_mixed(bench, tmp_path):
     }
     reading.keep(path, {"model": "b"}, "memory", {"ratio": 3})
     assert json.loads(path.read_text()) == {"settings": {"model": "b"}, "memory": {"ratio": 3}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lengths"),
+    [
+        ([], [4_000, 16_000, 64_000]),
+        (["--max-length", "2000000"], [4_000, 16_000, 64_000, 256_000, 1_000_000, 2_000_000]),
+        (["--max-length", "20000"], [4_000, 16_000, 20_000]),
+        (["--quick"], [500, 2_000]),
+    ],
+)
+def test_speed_is_measured_on_longer_texts_where_asked(bench, arguments, lengths):
+    reading = bench("reading")
+    args = reading.parse(arguments)
+    assert reading.ladder(reading.SPEED_LENGTHS, args.max_speed_length) == lengths
+
+
+def test_time_is_taken_when_the_gpu_is_done(bench, monkeypatch):
+    import torch
+
+    speed, did = bench("speed"), []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: did.append("waited"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    speed.timed(lambda: did.append("worked"))
+    assert did == ["waited", "worked", "waited"]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    speed.timed(lambda: did.append("worked"))
+    assert did[3:] == ["worked"]
+
+
+def test_a_model_goes_to_the_gpu_where_there_is_one(bench, monkeypatch):
+    import torch
+
+    subject = bench("subject")
+    for there, auto in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert (subject.place("auto"), subject.place("cpu")) == (auto, "cpu")
+    monkeypatch.setattr(subject, "place", lambda device: {"auto": "meta"}[device])
+    for name in ("fresh", "minilm-rmt"):
+        assert subject.load(name, 64, "auto")[0].device.type == "meta"
+
+
+def test_peaks_on_the_gpu_count_too(bench):
+    peak = bench("peak")
+    rows = [
+        {"length": n, "reading_mb": 100.0, "process_mb": 200.0, "cuda_mb": 50.0 + n, "memory_bytes": 9} for n in (1, 25)
+    ]
+    assert peak.ratios(rows)["ratio"] == pytest.approx(75 / 51)
+    assert "peak MB on the GPU 75.0" in peak.show(rows)
+    assert peak.curves(rows)["on the GPU"] == [(1, 51.0), (25, 75.0)]
+    rows = [{k: v for k, v in row.items() if k != "cuda_mb"} for row in rows]
+    assert "GPU" not in peak.show(rows)
+
+
+def test_saved_and_peak_activations_each_have_their_ratio(bench):
+    activations, figures = bench("activations"), bench("figures")
+    rows = activations.table([2, 8], segment_size=16, batch_size=1, layers=1, hidden=64)
+    plain, checkpointed = ([r for r in rows if r["recurrence"] == kind] for kind in ("plain", "checkpointed"))
+    for first, last in (plain, checkpointed):
+        assert (first["saved_ratio"], first["peak_ratio"]) == (1, 1)
+        assert last["saved_ratio"] == last["saved"] / first["saved"]
+        assert last["peak_ratio"] == last["peak"] / first["peak"]
+        assert last["saved"] <= last["peak"]
+    assert plain[1]["peak_ratio"] > 3
+    assert checkpointed[1]["peak_ratio"] < 1.5 < checkpointed[1]["saved_ratio"]
+    # Memories (10 tokens of 64 numbers) and ids with mask and places, nothing of the size of a hidden state a token.
+    a_segment = (checkpointed[1]["saved"] - checkpointed[0]["saved"]) / 6
+    assert a_segment == pytest.approx(4 * 10 * 64 + 16 * (8 + 8 + 1), rel=0.05)
+    said = figures.show("activations", {"rows": rows, "ratio": 1.02, "target": 1.1, "met": True})
+    assert "ratio of the peaks 1.020" in said
+    assert "saved MB   / first    peak MB   / first" in said
+    assert "only memories and token ids" in said
