@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -156,6 +156,18 @@ class RMTPreTrainedModel(PreTrainedModel):
         if shape != expected:
             raise InputError(f"memory: expected tokens of shape {expected}, got {shape}; it is of another model")
         return dict(memory.tensors)
+
+    def reached(self, loss: Tensor | None) -> Tensor | None:
+        """The same loss, on which every parameter of the cell hangs, where several processes train.
+
+        DistributedDataParallel waits for a gradient of each; a batch of one segment has none for the gates, nor one
+        beyond the depth of truncation for the memory tokens.
+        """
+        together = distributed.is_available() and distributed.is_initialized()
+        if loss is None or not (together and self.training and torch.is_grad_enabled()):
+            return loss
+        nothing = sum(p.sum() * 0.0 for p in self.cell.parameters() if p.requires_grad)
+        return loss + nothing
 
     def memory_after(self, state: State, before: Memory | None, segments: list[Segment]) -> Memory:
         """A memory with its counts moved on by what was read (of the longest row)."""

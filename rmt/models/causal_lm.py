@@ -179,7 +179,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
             loss = loss + self.filing_loss(after, memory_targets)
         if loss is not None and read.penalty is not None:
             loss = loss + self.config.gate_penalty * read.penalty / len(segments)
-        out = RMTCausalLMOutput(loss=loss, logits=logits, memory=after)
+        out = RMTCausalLMOutput(loss=self.reached(loss), logits=logits, memory=after)
         return out if return_dict is not False else out.to_tuple()
 
     def _read_on(

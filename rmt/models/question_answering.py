@@ -133,7 +133,7 @@ class RMTForQuestionAnswering(RMTPreTrainedModel):
             if penalty is not None:
                 loss = loss + self.config.gate_penalty * penalty / (len(asked) + len(segments))
         after_all = self.memory_after(state, memory, [*asked, *segments])
-        out = RMTQuestionAnsweringOutput(loss=loss, start_logits=start, end_logits=end, memory=after_all)
+        out = RMTQuestionAnsweringOutput(loss=self.reached(loss), start_logits=start, end_logits=end, memory=after_all)
         return out if return_dict is not False else out.to_tuple()
 
     @torch.no_grad()

@@ -126,7 +126,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
                 loss = loss + self.filing_loss(after, memory_targets)
             if penalty is not None:
                 loss = loss + self.config.gate_penalty * penalty / len(segments)
-        out = RMTClassifierOutput(loss=loss, logits=logits, memory=after)
+        out = RMTClassifierOutput(loss=self.reached(loss), logits=logits, memory=after)
         return out if return_dict is not False else out.to_tuple()
 
     def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:

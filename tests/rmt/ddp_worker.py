@@ -8,6 +8,7 @@ gradients to FOLDER/MODEL-MODE-RANK.safetensors.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -19,21 +20,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 def main(folder: Path, rank: int, world: int) -> None:
     """Take part in one step for each mode."""
-    from rmt.models import RMTForCausalLM, RMTForSequenceClassification
+    from rmt import models
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    for kind in (RMTForSequenceClassification, RMTForCausalLM):
-        share = {k: v[rank::world] for k, v in load_file(folder / f"{kind.__name__}.safetensors").items()}
+    for made in sorted(path.parent for path in folder.glob("*/config.json")):
+        kind = getattr(models, json.loads((made / "config.json").read_text())["architectures"][0])
+        share = {k: v[rank::world] for k, v in load_file(made.with_name(f"{made.name}.safetensors")).items()}
         for mode in ("plain", "checkpointed"):
-            model = kind.from_pretrained(folder / kind.__name__).train()
+            model = kind.from_pretrained(made).train()
             model.config.recurrence = mode
             wrapped = DistributedDataParallel(model)
             for _ in range(2):  # a second step shows that the first left nothing half done
                 model.zero_grad()
                 wrapped(**share).loss.backward()
             grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            save_file(grads, folder / f"{kind.__name__}-{mode}-{rank}.safetensors")
+            save_file(grads, folder / f"{made.name}-{mode}-{rank}.safetensors")
     distributed.destroy_process_group()
 
 

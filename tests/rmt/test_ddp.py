@@ -21,35 +21,41 @@ from rmt.models.base import RMTPreTrainedModel
 
 from .tiny import causal, classifier, content, gradients, largest_gap, ragged
 
+# Name of a case: the model, and the lengths of its four documents (segments of 4 tokens).
+CASES: dict[str, tuple[Callable[..., RMTPreTrainedModel], dict[str, Any], list[int]]] = {
+    f"{build.__name__}-{name}": (build, fields, lengths)
+    for build in (classifier, causal)
+    for name, fields, lengths in (
+        ("long", {}, [5, 18, 18, 5]),
+        ("truncated", {"bptt_depth": 2}, [17, 18, 18, 17]),  # no gradient for the memory tokens
+        ("short", {"memory_update": "gated"}, [3, 4, 4, 3]),  # none for the gates
+    )
+}
 
-def joined_batch(build: Callable[..., RMTPreTrainedModel]) -> dict[str, Tensor]:
+
+def joined_batch(name: str) -> dict[str, Tensor]:
     """Four documents, of which each of two processes takes every second; as many labels in each share."""
-    ids, mask = ragged([5, 18, 18, 5])
+    build, _, lengths = CASES[name]
+    ids, mask = ragged(lengths)
+    batch = {"input_ids": ids, "attention_mask": mask}
     if build is causal:
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
-    labels = torch.tensor([[0, 1], [2, -100], [3, -100], [4, 5]])
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "labels": labels,
-        "question_ids": content(8, 3).view(4, 2, 3),
-    }
+        return batch | {"labels": ids.masked_fill(mask == 0, -100)}
+    if name.endswith("long"):
+        asked = {"question_ids": content(8, 3).view(4, 2, 3)}
+        return batch | asked | {"labels": torch.tensor([[0, 1], [2, -100], [3, -100], [4, 5]])}
+    return batch | {"labels": torch.tensor([0, 2, 3, 4])}
 
 
 @pytest.mark.slow
 def test_gradients_of_two_processes_equal_those_of_one(tmp_path: Path, root: Path) -> None:
-    models = {m.__class__.__name__: (m, b) for b in (classifier, causal) for m in (b(),)}
-    for name, (model, build) in models.items():
+    made = {name: build(**fields) for name, (build, fields, _) in CASES.items()}
+    for name, model in made.items():
         model.save_pretrained(tmp_path / name)
-        save_file(joined_batch(build), tmp_path / f"{name}.safetensors")
+        save_file(joined_batch(name), tmp_path / f"{name}.safetensors")
     worker = Path(__file__).with_name("ddp_worker.py")
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [
-        sys.executable,
-        "-P",
-        str(worker),
-        str(tmp_path),
-    ]  # -P: the tests' folders must not hide packages
+    # -P: the tests' folders must not hide packages
+    command = [sys.executable, "-P", str(worker), str(tmp_path)]
     started = [
         subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
@@ -61,11 +67,11 @@ def test_gradients_of_two_processes_equal_those_of_one(tmp_path: Path, root: Pat
     finally:
         for process in started:
             process.kill()
-    for name, (model, build) in models.items():
+    for name, model in made.items():
         for mode in ("plain", "checkpointed"):
             model.config.recurrence = mode
             model.train().zero_grad()
-            model(**joined_batch(build)).loss.backward()
+            model(**joined_batch(name)).loss.backward()
             one = gradients(model)
             assert max(float(g.abs().max()) for g in one.values()) > 1e-2
             for rank in range(2):
