@@ -106,8 +106,13 @@ class Memory:
         """The same tensors with some facts replaced."""
         return replace(self, meta=replace(self.meta, **changes))  # type: ignore[arg-type]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, model: Fingerprinted | None = None) -> None:
         """Write to ``path`` as safetensors: beside it first, then renamed, so that a kill loses nothing.
+
+        Args:
+            path: the file.
+            model: whose forward gave this memory; written down, so that no other model takes it. A reader's memories
+                know theirs.
 
         Raises:
             InputError: the path cannot be written; what stood there before still does.
@@ -115,7 +120,8 @@ class Memory:
         from safetensors.torch import save
 
         path = Path(path)
-        metadata = {"format": FORMAT, "meta": json.dumps(asdict(self.meta))}
+        meta = self.meta if model is None else replace(self.meta, model=model.fingerprint())
+        metadata = {"format": FORMAT, "meta": json.dumps(asdict(meta))}
         data = save({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, metadata=metadata)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,11 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     ids = torch.tensor([tokenizer(k, add_special_tokens=False)["input_ids"][0] for k in KEYS])
-    model.cell.memory.data.copy_(model.get_input_embeddings().weight.data[ids])
+    words = model.get_input_embeddings().weight.data
+    model.cell.memory.data.copy_(words[ids])
+    if s.kind == "decoder":
+        # A mark that all memory tokens share, or the text's own words would hide among them.
+        model.cell.memory.data += torch.randn_like(words[0]) * words.std()
     if s.kind == "encoder" and settings.lora.r:
         model = with_lora(model, settings)
     return model
@@ -172,8 +177,10 @@ def with_lora(model: Any, settings: Settings) -> Any:
     """PEFT's LoRA on every linear of the backbone; memory and head trained whole and saved with it."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    from rmt.models.building import load
+
     if settings.model.init:
-        return PeftModel.from_pretrained(model, settings.model.init, is_trainable=True)
+        return load(partial(PeftModel.from_pretrained, model), settings.model.init, is_trainable=True)
     lora = LoraConfig(
         r=settings.lora.r,
         lora_alpha=settings.lora.lora_alpha,
@@ -184,7 +191,11 @@ def with_lora(model: Any, settings: Settings) -> Any:
 
 
 def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
-    """A LLaMA-shaped decoder with fresh weights."""
+    """A LLaMA-shaped decoder with fresh weights.
+
+    In half of the heads keys start as queries, so that a position attends at first to its own word elsewhere (mimetic
+    initialisation, arXiv 2305.09828, section 4): a memory token has to find the word that it is filed under.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -200,7 +211,12 @@ def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
         eos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    half = s.hidden_size // 2
+    for layer in model.model.layers:
+        query, key = layer.self_attn.q_proj.weight.data, layer.self_attn.k_proj.weight.data
+        key[:half] = query[:half].normal_(0, 0.5 * s.hidden_size**-0.5)
+    return model
 
 
 def backgrounds(settings: Settings, tokenizer: Any) -> list[Any]:
@@ -243,7 +259,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
     from transformers import AutoTokenizer, TrainingArguments
 
     from evals.tasks.training import MemoryTraining
-    from rmt.pretrained import minilm
+    from rmt.pretrained import of_minilm
     from rmt.training import Curriculum, CurriculumTrainer, NumberedBatches, last_checkpoint
 
     stages = [stage(s) for s in settings.curriculum.stages]
@@ -252,7 +268,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
             f"model.backbone: expected minilm, got {settings.model.backbone!r}; train others with your own Trainer, as "
             "the README shows"
         )
-    tokenizer = AutoTokenizer.from_pretrained(minilm())
+    tokenizer = of_minilm(AutoTokenizer.from_pretrained)
     tokenizer.model_max_length = int(1e30)
     spoken = settings.model.kind == "decoder"
     data = MemoryTraining(

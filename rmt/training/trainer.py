@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rmt.errors import InputError
 from rmt.training.curriculum import Curriculum
 
 CURRICULUM_FILE = "curriculum.json"
@@ -20,6 +22,8 @@ Batch = dict[str, Any]
 
 class NumberedBatches(IterableDataset[Batch]):
     """Batches by step number and stage, so that a resumed run goes on with the batch that comes next.
+
+    Where several processes train, each takes its own numbers, all of one step from the same stage.
 
     Args:
         make: (number, stage) -> arrays and plain values of one batch.
@@ -32,10 +36,10 @@ class NumberedBatches(IterableDataset[Batch]):
         self.start = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        step = self.start
+        step, (rank, world) = self.start, place_among_processes()
         while True:
             stage = self.curriculum.choose(step)
-            batch = self.make(step, stage)
+            batch = self.make(step * world + rank, stage)
             yield {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()} | {
                 "stage": stage
             }
@@ -49,10 +53,18 @@ class CurriculumTrainer(Trainer):
         batches: the training data.
         accuracy: (batch, model output) -> share of right answers.
         kwargs: of :class:`transformers.Trainer`.
+
+    Raises:
+        InputError: one process for several GPUs.
     """
 
     def __init__(self, *, batches: NumberedBatches, accuracy: Callable[[Batch, Any], float], **kwargs: Any) -> None:
         super().__init__(train_dataset=batches, **kwargs)
+        if self.args.n_gpu > 1:
+            raise InputError(
+                f"training: expected one GPU a process, got {self.args.n_gpu}; start it with `accelerate launch`, "
+                "or set CUDA_VISIBLE_DEVICES=0"
+            )
         self.batches = batches
         self.accuracy = accuracy
         self.add_callback(KeepCurriculum(batches))
@@ -81,7 +93,8 @@ class CurriculumTrainer(Trainer):
                 inputs["memory"] = self.accelerator.unwrap_model(model)(input_ids=lead, **how).memory
         out = model(**inputs)
         if stage is not None and model.training:
-            self.batches.curriculum.observe(int(stage), self.accuracy(inputs, out))
+            mine = torch.tensor([self.accuracy(inputs, out)], device=self.accelerator.device)
+            self.batches.curriculum.observe(int(stage), float(self.accelerator.gather(mine).mean()))
         return (out.loss, out) if return_outputs else out.loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -105,11 +118,20 @@ class KeepCurriculum(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write beside the checkpoint that was just made."""
+        if not state.is_world_process_zero:
+            return
         folder = checkpoint_folder(args, state)
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f".{CURRICULUM_FILE}.tmp"
         beside.write_text(json.dumps(self.batches.curriculum.state_dict()))
         beside.replace(folder / CURRICULUM_FILE)
+
+
+def place_among_processes() -> tuple[int, int]:
+    """Rank of this process, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def last_checkpoint(output: Path) -> str | None:

