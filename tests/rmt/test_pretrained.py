@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,14 @@ def test_a_bundled_model_is_small_has_a_card_and_names_no_folder_of_a_machine(na
         for value in json.loads(file.read_text()).values():
             paths = value.get("_name_or_path", "") if isinstance(value, dict) else value
             assert not str(paths).startswith("/"), file
+
+
+def test_published_answers_are_those_of_the_bundled_models(root: Path) -> None:
+    headers = {p.name: json.loads(p.open().readline()) for p in (root / "docs" / "results").glob("*.rows.jsonl")}
+    assert headers
+    for name, header in headers.items():
+        model, _ = load(name.removesuffix(".rows.jsonl"))
+        assert header["model"].split()[0] == model.fingerprint(), name
 
 
 def test_minilm_rmt_remembers_over_silence_and_its_memory_is_what_carries_the_answer() -> None:
