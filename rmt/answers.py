@@ -72,12 +72,15 @@ def classify(model: Any, memory: Memory, questions: list[np.ndarray]) -> torch.T
     """Probabilities of every label for every question, float32 of shape (questions, labels).
 
     Raises:
-        InputError: a model without a classifier.
+        InputError: a model without a classifier, or one whose answer is not one label.
     """
     if not hasattr(model, "classifier"):
         raise InputError(
             f"ask: expected a classifier or a language model, got {type(model).__name__}; it needs the document itself"
         )
+    kind = "regression" if model.config.num_labels == 1 else model.config.problem_type
+    if kind not in (None, "single_label_classification"):
+        raise InputError(f"ask: expected a classifier that gives one label, got {kind}; call the model for its logits")
     ids, mask = pad(questions, model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=mask, memory=memory.fork(len(questions))).logits
@@ -94,6 +97,8 @@ def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **gener
         raise InputError(f"generate: expected a language model, got {type(model).__name__}; leave these arguments out")
     ids, mask = pad(prompts, model.device, left=True)
     arguments = {"max_new_tokens": 32, "do_sample": False, **generate}
+    if (several := arguments.get("num_return_sequences") or 1) > 1:
+        raise InputError(f"num_return_sequences: expected one answer a question, got {several}; ask it more often")
     if arguments.get("pad_token_id") is None and getattr(model.generation_config, "pad_token_id", None) is None:
         arguments["pad_token_id"] = 0
     out = model.generate(input_ids=ids, attention_mask=mask, memory=memory.fork(len(prompts)), **arguments)

@@ -261,16 +261,21 @@ def test_answers_in_words(tokenizer):
     first = tokenizer.decode([int(logits.argmax())]).strip()
     whole = reader.ask(memory, ["And who are you?"], max_new_tokens=5, return_dict_in_generate=True)
     assert whole == alone
+    with pytest.raises(InputError, match="one answer a question, got 2"):
+        reader.ask(memory, ["Who?"], num_return_sequences=2, do_sample=True)
     assert answers[1].text.replace(" ", "").startswith(first.replace(" ", "").removeprefix("##"))
 
 
-def test_bad_questions(reader, tokenizer):
+def test_bad_questions(reader, tokenizer, monkeypatch):
     memory = reader.read(content(1, 5)[0], progress=False)
     for questions, message in (([], "at least one"), (["ok?", " "], "number 2")):
         with pytest.raises(InputError, match=message):
             reader.ask(memory, questions)
     with pytest.raises(InputError, match="language model"):
         reader.ask(memory, ["Where?"], max_new_tokens=3)
+    monkeypatch.setattr(reader.model.config, "problem_type", "multi_label_classification")
+    with pytest.raises(InputError, match="one label, got multi_label"):
+        reader.ask(memory, ["Where?"])
     spans = RMTForQuestionAnswering.from_backbone(
         BertModel(bert_config(vocab_size=len(tokenizer)), add_pooling_layer=False),
         segment_size=8,
