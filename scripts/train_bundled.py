@@ -36,26 +36,22 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
             "curriculum.patience=100",
         ),
     ),
-    "llama-rmt": (
+    "llama-rmt": tuple(
         (
-            f"curriculum.stages={SHORT}",
+            f"curriculum.stages={stages}",
+            f"optim.steps={steps}",
+            f"optim.lr={rate}",
+            f"model.gate_penalty={penalty}",
+            "model.gate_threshold=0.5",
             "model.kind=decoder",
-            "model.gate_penalty=0.002",
-            "optim.steps=8000",
-            "optim.lr=2e-3",
             "optim.batch_size=32",
-            "optim.bf16=false",
-        ),
-        (
-            f"curriculum.stages={LONG}",
-            "model.kind=decoder",
-            "model.gate_penalty=0.01",
-            "optim.steps=3000",
-            "optim.lr=5e-4",
-            "optim.batch_size=32",
-            "optim.bf16=false",
-            "curriculum.patience=500",
-        ),
+            "curriculum.patience=400",
+        )
+        for stages, steps, rate, penalty in (
+            ("4x16:p3:r0.7:n0.3:s", 2000, 2e-3, 1.0),
+            ("5x24:p3:r0.7:n0.8:s,5x48:p4:r0.6:n1.0:s", 900, 1.5e-3, 0.3),
+            ("4x128:p4:r0.6:n1.5:s:c0.3,5x128:p3:r0.6:n1.2", 1200, 1e-3, 0.3),
+        )
     ),
 }
 

@@ -193,14 +193,19 @@ class MemoryTraining:
         return np.array([told.get(key, -100) for key in self.keys], dtype=np.int64)
 
     def salient(self, document: Document) -> np.ndarray:
-        """True at the tokens of facts, (tokens,), or with keys (tokens, keys) for those that the fact concerns."""
+        """True at the tokens of facts, (tokens,), or with keys (tokens, keys) for those that the fact concerns.
+
+        What was filed under a key stays: a later fact from the other side of the same room does not concern that key.
+        """
         if not self.keys:
             return document.salient()
         marks = np.zeros((document.length, len(self.keys)), dtype=bool)
+        filed: set[str] = set()
         for insert in document.inserts:
             if insert.keep:
-                keys = [key in concerned(insert.text) for key in self.keys]
-                marks[insert.offset : insert.offset + len(insert.ids)] = keys
+                keys = concerned(insert.text) - filed
+                marks[insert.offset : insert.offset + len(insert.ids)] = [key in keys for key in self.keys]
+                filed |= {q.key for q in document.questions if q.key in keys and PLACES[q.answer] in insert.text}
         return marks
 
     def said(self, question: Question) -> np.ndarray:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import rmt.reader
 
 BUNDLED = "minilm-rmt"
-MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled) or a folder."
+MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt) or a folder."
 
 
 def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
