@@ -99,6 +99,7 @@ def cut(source: str, tokenizer: Any, length: int, path: Path) -> Path:
     count = 0
     with path.open("w", encoding="utf-8") as out:
         for piece in iter_text(source):
+            piece = piece.replace("\0", "")  # which text may hold, and a text file may not
             offsets = tokenizer(
                 piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             ).offset_mapping

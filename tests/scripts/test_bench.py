@@ -176,6 +176,9 @@ def test_text_is_cut_to_a_number_of_tokens_and_never_repeated(bench, tmp_path):
     source.write_text("The river bank was quiet in 1859, and nobody came. " * 50)
     path = subject.cut(str(source), tokenizer, 101, tmp_path / "cut.txt")
     assert len(tokenizer(path.read_text(), add_special_tokens=False).input_ids) == 101
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(json.dumps({"text": "A NUL\0 stands here. " * 50}))
+    assert "\0" not in subject.cut(str(odd), tokenizer, 101, tmp_path / "odd.txt").read_text()
     with pytest.raises(InputError, match="expected at least 100,000 tokens"):
         subject.cut(str(source), tokenizer, 100_000, tmp_path / "cut.txt")
 
