@@ -71,18 +71,20 @@ def test_info(rmt, classifier, document, tmp_path):
     assert torch.__version__ in machine.stdout
 
 
-def spawn(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def spawn(*arguments, threads=1):
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-c", "from rmt.cli import main; main()", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.slow
-def test_goes_on_after_kill(rmt, classifier, document, tmp_path):
+@pytest.mark.parametrize("how", [(), ("--dtype", "float32", "--executor", "sequential")], ids=["as it comes", "plain"])
+def test_goes_on_after_kill(rmt, classifier, document, tmp_path, how):
+    """To the bit; killed on two threads and resumed on one, which must not matter to an executor that reads ahead."""
     long, out, whole = tmp_path / "long.txt", tmp_path / "a.memory", tmp_path / "whole.memory"
-    long.write_text(document.read_text() * 60)
-    common = ("--model", classifier, "--dtype", "float32", "--no-progress", "--executor", "sequential")
-    process = spawn("read", long, "-o", out, *common, "--every", 512)
+    long.write_text(document.read_text() * 30)
+    common = ("--model", classifier, "--no-progress", *how)
+    process = spawn("read", long, "-o", out, *common, "--every", 512, threads=1 if how else 2)
     partial = tmp_path / "a.memory.partial"
     while not partial.exists() and process.poll() is None:
         time.sleep(0.01)
