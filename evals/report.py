@@ -99,4 +99,4 @@ def _power_note(cells: Sequence[Cell]) -> list[str]:
     drop = smallest_drop(smallest, 0.97)
     if drop > 0.97:
         return [f"n={smallest} is too small to show a fall between lengths."]
-    return [f"n={smallest} likely shows a fall from 97 between lengths if it is {100 * drop:.0f} points or more."]
+    return [f"With n={smallest} a fall from 97 percent is likely seen if it is {100 * drop:.0f} points or more."]

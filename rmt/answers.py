@@ -45,7 +45,8 @@ def answer(
         tokenizer: the backbone's.
         memory: of one document.
         questions: in words.
-        generate: for a language model, arguments of ``generate``; greedy and at most 32 tokens by default.
+        generate: for a language model, arguments of ``generate``; by default greedy, and at most 32 tokens where
+            its generation configuration says nothing.
 
     Raises:
         InputError: no question, one without tokens, or a model that does not answer from memory alone.
@@ -96,7 +97,8 @@ def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **gener
     if model.layout != "decoder":
         raise InputError(f"generate: expected a language model, got {type(model).__name__}; leave these arguments out")
     ids, mask = pad(prompts, model.device, left=True)
-    arguments = {"max_new_tokens": 32, "do_sample": False, **generate}
+    most = getattr(model.generation_config, "max_new_tokens", None) or 32
+    arguments = {"max_new_tokens": most, "do_sample": False, **generate}
     if (several := arguments.get("num_return_sequences") or 1) > 1:
         raise InputError(f"num_return_sequences: expected one answer a question, got {several}; ask it more often")
     if arguments.get("pad_token_id") is None and getattr(model.generation_config, "pad_token_id", None) is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +42,7 @@ def demo(
     from evals.plots import accuracy_over_length
     from evals.tasks.memory import PLACES, MemoryTasks
     from rmt.cli import models
-    from rmt.cli.evaluate import bad_input, parse_lengths, write
+    from rmt.cli.evaluate import bad_input, bar, parse_lengths, write
 
     sizes = parse_lengths(lengths)
     counts = parse_counts(documents, len(sizes))
@@ -47,28 +50,32 @@ def demo(
     with bad_input():
         out.mkdir(parents=True, exist_ok=True)
     reader = models.reader(model)
-    typer.echo(f"Text: {text} into tokens, {out}/text.tokens")
+    what = "the English in installed packages" if text == "installed:" else text
+    typer.echo(f"Text: {what}")
     with reader.tokens_of(text, out / "text.tokens") as background, bad_input():
         made = [
             list(MemoryTasks(reader.tokenizer, background, size, TASKS, 2, seed).documents(count))
             for size, count in zip(sizes, counts, strict=True)
         ]
         flat = [document for group in made for document in group]
-        hidden = f"{len(TASKS)} questions each, {len(made[-1][-1].inserts)} facts hidden in each"
-        typer.echo(f"Reading {len(flat)} documents of {lengths} tokens with {model} ({reader.why}): {hidden}")
+        hidden = f"{len(made[-1][-1].inserts)} facts hidden in each, {len(TASKS)} questions"
+        typer.echo(f"Reading {len(flat)} documents of {lengths} tokens: {hidden}")
 
         settings = {"text": background.digest, "seed": seed, "documents": documents, "lengths": lengths}
         # A log of its own for each text, model and set of lengths: another demo is another log, not an error.
         name = hashlib.sha256(repr((settings, reader.fingerprint(), reader.settings())).encode()).hexdigest()[:8]
         log = out / f"rows-{name}.jsonl"
-        cells = evaluate(watched(reader, out), flat, log=log, settings=settings)
+        if log.exists():
+            typer.echo(f"Answers of an earlier run stand in {log}; what is there is not read again")
+        with bar(shown=True) as report:
+            cells = evaluate(watched(reader, out), flat, log=log, settings=settings, progress=report)
     write(out / "results.json", to_json(cells, model=model, fingerprint=reader.fingerprint(), source=text, **settings))
     picture = accuracy_over_length(cells, out / "memory.png", chance=1 / len(PLACES))
     typer.echo("\n" + table(cells))
     say_answers(log, made[-1][-1], len(flat) - 1, PLACES)
     size = (out / "document.memory").stat().st_size
     typer.echo(f"\nThe memory of that document: {out}/document.memory, {size / 1000:.0f} kB. Ask it yourself:")
-    typer.echo(f'  rmt ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
+    typer.echo(f'  {command()} ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
     typer.echo(f"The plot: {picture}")
     (out / "text.tokens").unlink(missing_ok=True)
 
@@ -85,6 +92,13 @@ def parse_counts(text: str, lengths: int) -> list[int]:
     if len(parts) != lengths or not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"--documents: expected {lengths} numbers of at least 1, one a length, got {text!r}; write so")
     return [int(part) for part in parts]
+
+
+def command() -> str:
+    """What to type for this command: its name where that finds it, else the path that was typed."""
+    program = sys.argv[0]
+    found = shutil.which("rmt")
+    return "rmt" if found and os.path.realpath(found) == os.path.realpath(program) else program
 
 
 def watched(reader: rmt.reader.Reader, out: Path) -> Any:

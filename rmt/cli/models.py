@@ -25,6 +25,8 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     from rmt import pretrained
 
     folder = Path(name).expanduser()
+    if (folder / "model" / "config.json").is_file():  # the output of `rmt train`
+        folder = folder / "model"
     if os.path.isfile(folder / "adapter_config.json"):
         return pretrained.load_folder(folder)
     if os.path.isfile(folder / "config.json"):

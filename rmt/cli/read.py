@@ -64,12 +64,23 @@ def read(
         raise InputError(
             f"{checkpoint}: expected no earlier run, got what a broken one left; go on with --resume, or remove it"
         )
+    if resume and not as_json:
+        typer.echo(resumed(checkpoint))
     started = time.monotonic()
     after = reader.read(document, memory=before, checkpoint=checkpoint, checkpoint_every=every, progress=progress)
     seconds = time.monotonic() - started
     after.save(output)
     checkpoint.unlink(missing_ok=True)
     typer.echo(said(after, output, seconds, as_json))
+
+
+def resumed(checkpoint: Path) -> str:
+    """Where a broken run will be taken up."""
+    from rmt.memory import Memory
+
+    if not checkpoint.exists():
+        return "Nothing to resume: reading from the start"
+    return f"Going on at token {int(Memory.load(checkpoint).meta.extra.get('position', 0)):,}"
 
 
 def refuse_long_name(output: Path) -> None:

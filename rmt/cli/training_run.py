@@ -333,5 +333,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         inner.config.save_pretrained(folder)
         return
     # A copy of the model, not of its tensors, so that tied embeddings are written once.
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    model = copy.deepcopy(model).to(torch.bfloat16)
+    model.generation_config.max_new_tokens = 1  # a place is one word, and no end of text was learned behind it
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

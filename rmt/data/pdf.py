@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rmt.errors import InputError
@@ -22,10 +24,11 @@ def pdf_text(path: Path) -> Iterator[str]:
     from pypdf.errors import DependencyError
 
     try:
-        reader = pypdf.PdfReader(path)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise InputError(f"{path}: expected an open PDF, got one encrypted with a password; decrypt it first")
-        pages = len(reader.pages)
+        with _quiet():
+            reader = pypdf.PdfReader(path)
+            if reader.is_encrypted and not reader.decrypt(""):
+                raise InputError(f"{path}: expected an open PDF, got one encrypted with a password; decrypt it first")
+            pages = len(reader.pages)
     except InputError:
         raise
     except DependencyError:
@@ -44,6 +47,17 @@ def pdf_text(path: Path) -> Iterator[str]:
             raise _broken(path, f", page {number + 1}", error) from None
         if text.strip():
             yield text.rstrip() + "\n"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the parser's own remarks on a file that it cannot open: the error says it."""
+    logger = logging.getLogger("pypdf")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _broken(path: Path, where: str, error: BaseException) -> InputError:

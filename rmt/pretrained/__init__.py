@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,23 +64,49 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
     Raises:
         InputError: no model there, one that is cut short, or an adapter where MiniLM is not to be had.
     """
+    with quiet():
+        return adapted(folder) if (folder / "adapter_config.json").is_file() else whole(folder)
+
+
+def whole(folder: Path) -> tuple[Any, Any]:
+    """A language model that ``save_pretrained`` wrote, in float32, and its tokenizer."""
     from transformers import AutoTokenizer
 
     from rmt import models
     from rmt.models.building import load as from_pretrained
 
-    name = str(folder)
-    if not (folder / "adapter_config.json").is_file():
-        model = from_pretrained(models.RMTForCausalLM.from_pretrained, name).float().eval()
-        return model, from_pretrained(AutoTokenizer.from_pretrained, name)
-    from peft import PeftModel
-    from transformers import AutoModel
+    model = from_pretrained(models.RMTForCausalLM.from_pretrained, str(folder)).float().eval()
+    return model, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
 
+
+def adapted(folder: Path) -> tuple[Any, Any]:
+    """MiniLM with the adapter, memory and head of a folder, merged, and its tokenizer."""
+    from peft import PeftModel
+    from transformers import AutoModel, AutoTokenizer
+
+    from rmt import models
     from rmt.config import RMTConfig
+    from rmt.models.building import load as from_pretrained
 
     base = of_minilm(AutoModel.from_pretrained, add_pooling_layer=False)
-    model = models.RMTForSequenceClassification(from_pretrained(RMTConfig.from_pretrained, name), base)
+    model = models.RMTForSequenceClassification(from_pretrained(RMTConfig.from_pretrained, str(folder)), base)
     # Merged in float64, so that the weights, and their fingerprint, are the same whatever library multiplies here.
     adapt = partial(PeftModel.from_pretrained, model.double())
-    adapted = from_pretrained(adapt, name, autocast_adapter_dtype=False).double()
-    return adapted.merge_and_unload().float().eval(), of_minilm(AutoTokenizer.from_pretrained)
+    both = from_pretrained(adapt, str(folder), autocast_adapter_dtype=False).double()
+    return both.merge_and_unload().float().eval(), of_minilm(AutoTokenizer.from_pretrained)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and reports of weights that are left out on purpose."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -33,7 +33,7 @@ def test_table_shows_each_cell_with_interval_and_n() -> None:
     assert "0 [0,12]*" in line
     assert text.index("memorize") < text.index("detect_memorize")
     assert "* memorize, 1,000,000 tokens, swapped: n=30" in lines_
-    assert "n=32 likely shows a fall from 97" in text
+    assert "With n=32 a fall from 97 percent" in text
 
 
 def test_table_fits_with_the_widest_numbers() -> None:
