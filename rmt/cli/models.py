@@ -25,7 +25,7 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     from rmt import pretrained
 
     folder = Path(name).expanduser()
-    if (folder / "model" / "config.json").is_file():  # the output of `rmt train`
+    if os.path.isfile(folder / "model" / "config.json"):  # the output of `rmt train`
         folder = folder / "model"
     if os.path.isfile(folder / "adapter_config.json"):
         return pretrained.load_folder(folder)
