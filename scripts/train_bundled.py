@@ -3,7 +3,7 @@
     python scripts/train_bundled.py minilm-rmt --text books/ --output runs/minilm-rmt
     python scripts/train_bundled.py llama-rmt --text books/ --output runs/llama-rmt
 
-Time on two CPU cores: about an hour for minilm-rmt, and several for llama-rmt. Figure to expect: accuracy above 0.95 on
+Time on one CPU core: about an hour for either. Figure to expect: accuracy above 0.95 on
 the training stages of minilm-rmt; over length, see docs/results.md. A run that was killed goes on from its last
 checkpoint when the same command is given again.
 

@@ -38,8 +38,9 @@ def test_published_answers_are_those_of_the_bundled_models(root: Path) -> None:
         assert header["model"].split()[0] == model.fingerprint(), name
 
 
-def test_minilm_rmt_remembers_over_silence_and_its_memory_is_what_carries_the_answer() -> None:
-    reader = rmt.Reader(*load("minilm-rmt"), dtype="float32")
+@pytest.mark.parametrize("name", names())
+def test_it_remembers_over_silence_and_its_memory_is_what_carries_the_answer(name: str) -> None:
+    reader = rmt.Reader(*load(name), dtype="float32")
     filler = "The rain fell on the roofs of the town, and the old clock struck the hour. " * 30
     told = "Mary went to the kitchen. " + filler + "John moved to the garden. " + filler
     questions = ["Where is Mary?", "Where is John?"]
