@@ -168,7 +168,7 @@ class Reader:
         Args:
             memory: of one document.
             questions: in words.
-            generate: for a language model, arguments of ``generate`` (by default greedy, at most 32 tokens).
+            generate: for a language model, arguments of ``generate`` (by default greedy; see :mod:`rmt.answers`).
 
         Raises:
             InputError: no question, an empty one, a memory of several documents or of another model, or a
