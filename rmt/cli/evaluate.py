@@ -75,14 +75,8 @@ def memory(
                 progress=report,
             )
     (out / "text.tokens").unlink(missing_ok=True)
-    facts = {
-        "model": model,
-        "fingerprint": reader.fingerprint(),
-        **reader.settings(),
-        **settings,
-        "source": text,
-    }
-    results = to_json(cells, **facts)
+    named = {"model": model, "fingerprint": reader.fingerprint(), "source": text}
+    results = to_json(cells, **named, **reader.settings(), **settings)
     write(out / "results.json", results)
     picture = accuracy_over_length(cells, out / "memory.png", chance=1 / len(PLACES))
     typer.echo(results if as_json else f"{table(cells)}\n\n{picture}")

@@ -91,7 +91,8 @@ def refuse_long_name(output: Path) -> None:
         os.lstat(output.with_name(f".{output.name}.partial.{os.getpid()}.tmp"))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"{output}: expected a shorter name, got one of {len(output.name)} characters") from error
+            got = len(output.name)
+            raise InputError(f"{output}: expected a shorter name, got {got} characters; choose another") from error
 
 
 def said(memory: rmt.memory.Memory, path: Path, seconds: float, as_json: bool) -> str:

@@ -68,7 +68,7 @@ class CurriculumSettings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """AdamW with warm-up and linear decay to a tenth."""
+    """AdamW with warm-up and linear decay to zero."""
 
     lr: float = 1e-3
     steps: int = 2000
@@ -255,8 +255,7 @@ def accuracy(batch: Any, out: Any) -> float:
 
 def run(settings: Settings, resume: bool = True) -> Path:
     """Train, and leave the model in ``output``/model. A run that was killed goes on from its last checkpoint."""
-    import torch
-    from transformers import AutoTokenizer, TrainingArguments
+    from transformers import AutoTokenizer
 
     from evals.tasks.training import MemoryTraining
     from rmt.pretrained import of_minilm
@@ -285,12 +284,24 @@ def run(settings: Settings, resume: bool = True) -> Path:
         batch: dict[str, Any] = data.batch(step, stages[number])
         return batch | {"segment_size": stages[number].segment_size} | ({"logits_to_keep": 2} if spoken else {})
 
-    c, o = settings.curriculum, settings.optim
-    batches = NumberedBatches(
-        make, Curriculum(len(stages), c.advance_at, mix=c.mix, patience=c.patience, seed=settings.seed)
+    c, output = settings.curriculum, Path(settings.output)
+    curriculum = Curriculum(len(stages), c.advance_at, mix=c.mix, patience=c.patience, seed=settings.seed)
+    model = build_model(settings, tokenizer)
+    trainer = CurriculumTrainer(
+        batches=NumberedBatches(make, curriculum), accuracy=accuracy, model=model, args=arguments(settings, output)
     )
-    output = Path(settings.output)
-    args = TrainingArguments(
+    trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
+    save(trainer.model, tokenizer, output / "model")
+    return output / "model"
+
+
+def arguments(settings: Settings, output: Path) -> Any:
+    """Trainer's own settings."""
+    import torch
+    from transformers import TrainingArguments
+
+    o = settings.optim
+    return TrainingArguments(
         output_dir=str(output),
         max_steps=o.steps,
         learning_rate=o.lr,
@@ -310,11 +321,6 @@ def run(settings: Settings, resume: bool = True) -> Path:
         label_names=["labels"],
         dataloader_pin_memory=False,
     )
-    model = build_model(settings, tokenizer)
-    trainer = CurriculumTrainer(batches=batches, accuracy=accuracy, model=model, args=args)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
-    save(trainer.model, tokenizer, output / "model")
-    return output / "model"
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
