@@ -92,7 +92,7 @@ def refuse_long_name(output: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             got = len(output.name)
-            raise InputError(f"{output}: expected a shorter name, got {got} characters; choose another") from error
+            raise InputError(f"{output}: expected a shorter name, got one of {got} characters; choose another") from error
 
 
 def said(memory: rmt.memory.Memory, path: Path, seconds: float, as_json: bool) -> str:
