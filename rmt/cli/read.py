@@ -92,7 +92,8 @@ def refuse_long_name(output: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             got = len(output.name)
-            raise InputError(f"{output}: expected a shorter name, got one of {got} characters; choose another") from error
+            said = f"expected a shorter name, got one of {got} characters; choose another"
+            raise InputError(f"{output}: {said}") from error
 
 
 def said(memory: rmt.memory.Memory, path: Path, seconds: float, as_json: bool) -> str:
