@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import fields
 from math import inf
 from typing import Any, ClassVar
@@ -11,8 +12,12 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from rmt.errors import InputError
 
+MEMORIES = ("tokens", "associative")
 MEMORY_UPDATES = ("replace", "gated")
+RETRIEVAL_KEEPS = ("recent", "spread", "surprise")
 RECURRENCES = ("plain", "checkpointed")
+Require = Callable[[bool, str, object], None]
+Whole = Callable[[object, int], bool]
 # What PreTrainedConfig takes beyond its fields; names with a leading underscore are its own business too.
 BEYOND_FIELDS = (
     "model_type", "num_labels", "name_or_path", "attn_implementation", "experts_implementation",
@@ -29,9 +34,25 @@ class RMTConfig(PreTrainedConfig):
         backbone_config: configuration of the Hugging Face backbone, as an object or its dictionary.
         segment_size: content tokens per segment, without special and memory tokens.
         num_memory_tokens: memory tokens that pass from one segment to the next; 0 turns recurrence off.
-        memory_update: ``"replace"`` (the paper's: the outputs at the memory positions are the next memory) or
-            ``"gated"`` (memory <- (1 - z) * memory + z * write, z in [0, 1] from both; see
-            :class:`rmt.cells.tokens.TokenMemoryCell`).
+        memory: ``"tokens"`` (what passes on are memory tokens; :class:`rmt.cells.tokens.TokenMemoryCell`) or
+            ``"associative"`` (a matrix in each layer that memory tokens write to and all tokens read from;
+            :class:`rmt.cells.associative.AssociativeMemoryCell`).
+        memory_update: ``"replace"`` (the papers': the outputs at the memory positions are the next memory, or with
+            associative memory what stood under a key gives way to them) or ``"gated"`` (a gate a memory token, with
+            associative memory also a layer, and one a channel decide what is written; see the cells).
+        associative_key_size: channels of keys and queries, over all heads, before DPFP.
+        associative_heads: parts that a hidden state is stored in, each under keys of its own.
+        associative_expansion: nu of DPFP; features of a key are 2 * nu * associative_key_size.
+        associative_correction: whether what stands under a key already adds less to the normaliser (gamma of ARMT).
+            Without it the normaliser grows with every write, and old values fade.
+        associative_normalize: whether features are scaled to unit length. Sizes of state then depend on the number of
+            writes only, which keeps long horizons and half precision out of trouble; the paper has them unscaled.
+        retrieval_every: keep a copy of the memory every so many segments and let the cell attend to the best of them;
+            0 for no retrieval. Memory tokens only; see :mod:`rmt.cells.retrieval`.
+        retrieval_budget: copies that are kept at most.
+        retrieval_top: copies that are attended to.
+        retrieval_keep: which copies stay when the budget is full: ``"recent"``, ``"spread"`` (evenly over what was
+            read) or ``"surprise"`` (those where the memory changed most).
         gate_threshold: a slot gate below this is set to exactly zero when the model is not training, so that
             a segment that says nothing worth keeping leaves the memory bit for bit as it was.
         gate_penalty: weight of the loss term that asks slot gates to stay shut (training only).
@@ -51,7 +72,17 @@ class RMTConfig(PreTrainedConfig):
     backbone_config: Any = None
     segment_size: int = 128
     num_memory_tokens: int = 10
+    memory: str = "tokens"
     memory_update: str = "replace"
+    associative_key_size: int = 64
+    associative_heads: int = 1
+    associative_expansion: int = 3
+    associative_correction: bool = True
+    associative_normalize: bool = False
+    retrieval_every: int = 0
+    retrieval_budget: int = 32
+    retrieval_top: int = 4
+    retrieval_keep: str = "spread"
     gate_threshold: float = 0.1
     gate_penalty: float = 0.0
     bptt_depth: int | None = None
@@ -117,8 +148,40 @@ class RMTConfig(PreTrainedConfig):
         require(number(self.gate_penalty, 0, inf), "gate_penalty to be 0 or more", self.gate_penalty)
         require(number(drop, 0, 1), "classifier_dropout in [0, 1)", drop)
         require(depth is None or whole(depth, 1), "bptt_depth to be None or a positive integer", depth)
+        self._validate_associative(require, whole)
+        self._validate_retrieval(require, whole)
         known = inner is None or isinstance(inner, PreTrainedConfig)
         require(known, "backbone_config to be a Hugging Face configuration", inner)
+
+    def _validate_associative(self, require: Require, whole: Whole) -> None:
+        key, heads, inner = self.associative_key_size, self.associative_heads, self.backbone_config
+        require(self.memory in MEMORIES, f"memory in {MEMORIES}", self.memory)
+        require(whole(heads, 1), "associative_heads to be a positive integer", heads)
+        require(whole(key, 1) and key % heads == 0, f"associative_key_size to be a multiple of {heads} heads", key)
+        widest = 2 * key // heads - 1  # a roll by the number of channels or more repeats an earlier one
+        expansion = self.associative_expansion
+        require(whole(expansion, 1) and expansion <= widest, f"associative_expansion from 1 to {widest}", expansion)
+        for name in ("associative_correction", "associative_normalize"):
+            require(isinstance(getattr(self, name), bool), f"{name} to be true or false", getattr(self, name))
+        if self.memory == "associative":
+            require(self.num_memory_tokens > 0, "num_memory_tokens above 0 with associative memory", 0)
+            if inner is not None:
+                width = inner.hidden_size
+                require(width % heads == 0, f"associative_heads to divide the hidden size {width}", heads)
+
+    def _validate_retrieval(self, require: Require, whole: Whole) -> None:
+        every, budget, top, keep = (
+            self.retrieval_every,
+            self.retrieval_budget,
+            self.retrieval_top,
+            self.retrieval_keep,
+        )
+        require(whole(every, 0), "retrieval_every to be an integer, 0 or more", every)
+        require(whole(budget, 1), "retrieval_budget to be a positive integer", budget)
+        require(whole(top, 1) and top <= budget, f"retrieval_top from 1 to the budget {budget}", top)
+        require(keep in RETRIEVAL_KEEPS, f"retrieval_keep in {RETRIEVAL_KEEPS}", keep)
+        fits = not every or (self.memory == "tokens" and self.num_memory_tokens > 0)
+        require(fits, "retrieval_every=0 without memory tokens (memory='tokens')", every)
 
     @property
     def hidden_size(self) -> int:
