@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rmt import many
 from rmt.answers import Answer, answer
 from rmt.checkpoint import Checkpoint
 from rmt.data.tokens import TokenFile
 from rmt.errors import InputError
-from rmt.executors import choose, for_reading, writer
+from rmt.executors import Packed, choose, for_reading, writer
 from rmt.memory import Memory, MemoryMeta
 from rmt.models.base import RMTPreTrainedModel
 from rmt.progress import Progress
@@ -31,6 +32,7 @@ from rmt.segments import split
 from rmt.session import Session, Tokens, as_tokens, digest_of
 
 State = dict[str, Tensor]
+SIDE_BY_SIDE = ("sequential", "packed", "captured")  # executors without a batch of their own
 
 
 class Reader:
@@ -43,7 +45,7 @@ class Reader:
         tokenizer: the backbone's.
         dtype: ``auto`` (bfloat16 where the hardware has it, else float32), or a name or a dtype. Memories are
             float32.
-        executor: ``auto``, ``sequential`` or ``speculative``; see :func:`rmt.executors.choose`.
+        executor: one of :data:`rmt.executors.EXECUTORS`; see :func:`rmt.executors.choose`.
         batch_segments: segments handed to the executor at a time.
         compile: run the backbone through ``torch.compile``.
 
@@ -138,8 +140,35 @@ class Reader:
         own = self._own(memory)
         return Session(self, *self._begin(own))
 
+    def read_many(
+        self, documents: Iterable[str | Path | Tokens | Sequence[int] | Tensor], *, slots: int | None = None
+    ) -> Iterator[Memory]:
+        """Read any number of documents of any lengths, in constant memory: the memory of each, in the order given.
+
+        Each is what :meth:`read` gives for that document alone, up to the rounding of a batch. Segments of several
+        documents run side by side, and the next document takes a place as soon as one has ended
+        (:class:`rmt.executors.Packed`). Where the executor has a batch of its own, as ``speculative`` reads one
+        document ahead, they are read one after another instead; ``executor="packed"`` asks for them side by side.
+
+        Args:
+            documents: each a path or the name of a text source, or token ids, as :meth:`read` takes them. Drawn one
+                at a time, when there is room, and read in slices.
+            slots: documents that are open at a time; None for 8 a core on a CPU and 32 on anything else. More than
+                1,024 documents never overtake a slow one: their memories wait for its.
+
+        Raises:
+            InputError: fewer than one slot, one document instead of several, or, at the turn of a document, what
+                :meth:`read` would say of it and which one it is.
+        """
+        if isinstance(documents, str | Path):
+            raise InputError(f"read_many: expected several documents, got one ({documents}); use read()")
+        packed = Packed(self.executor.batch_segments, slots)
+        if self.executor.name in SIDE_BY_SIDE:
+            return many.read_packed(self, packed, self._writer, self.initial(), documents)
+        return many.read_in_turn(self, documents)
+
     def read_batch(self, documents: Sequence[Tokens]) -> list[Memory]:
-        """Read documents of one length side by side where the executor can, else one after another.
+        """Read documents of one length; see :meth:`read_many`.
 
         Args:
             documents: token ids, of equal length.
@@ -148,19 +177,9 @@ class Reader:
             InputError: documents of different lengths, or without tokens.
         """
         lengths = {len(d) for d in documents}
-        length = max(lengths, default=0)
-        if len(lengths) > 1 or not length:
+        if len(lengths) > 1 or not max(lengths, default=0):
             raise InputError(f"read_batch: expected documents of one length above 0, got lengths {sorted(lengths)}")
-        if self.executor.name != "sequential":
-            return [self.read(document, progress=False) for document in documents]
-        state = self.initial(len(documents))
-        for start in range(0, length, self.block):
-            state = self.run(np.stack([d[start : start + self.block] for d in documents]), state)
-        meta = MemoryMeta(self.fingerprint(), length, -(-length // self.segment_size), extra=self.settings())
-        return [
-            Memory({k: t[n : n + 1].clone() for k, t in state.items()}, meta).with_meta(digest=digest_of(document))
-            for n, document in enumerate(documents)
-        ]
+        return list(self.read_many(documents))
 
     def ask(self, memory: Memory, questions: Sequence[str], **generate: Any) -> list[Answer]:
         """Answer questions, each from a copy of one memory.
@@ -184,17 +203,25 @@ class Reader:
         Raises:
             InputError: an id beyond the vocabulary.
         """
+        self.check(ids)
+        with torch.inference_mode():
+            segments = split(torch.from_numpy(ids).to(self.model.device), None, self.segment_size)
+            state = self.executor.read(self._writer, segments, state)
+        # Copied outside inference mode, so that what leaves here may enter a training step.
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def check(self, ids: Int[np.ndarray, "*batch tokens"]) -> None:
+        """Refuse ids beyond the vocabulary.
+
+        Raises:
+            InputError: with the least and the greatest id.
+        """
         vocabulary = self.model.config.vocab_size
         if ids.min() < 0 or ids.max() >= vocabulary:
             raise InputError(
                 f"tokens: expected ids from 0 to {vocabulary - 1}, got {ids.min()} to {ids.max()}; "
                 "tokenise with this model's tokenizer"
             )
-        with torch.inference_mode():
-            segments = split(torch.from_numpy(ids).to(self.model.device), None, self.segment_size)
-            state = self.executor.read(self._writer, segments, state)
-        # Copied outside inference mode, so that what leaves here may enter a training step.
-        return {name: tensor.clone() for name, tensor in state.items()}
 
     def initial(self, batch_size: int = 1) -> State:
         """The state before anything is read."""
@@ -211,7 +238,7 @@ class Reader:
     def _read_tokens(
         self, tokens: Tokens, memory: Memory | None, checkpoint: str | Path | None, every: int, progress: bool
     ) -> Memory:
-        name, digest = self._describe(tokens)
+        name, digest = self.describe(tokens)
         own = self._own(memory)
         state, before = self._begin(own)
         keeper, position = None, 0
@@ -234,8 +261,12 @@ class Reader:
         """The state to begin with, and how it came to be."""
         return (self.initial(), MemoryMeta()) if memory is None else (dict(memory.tensors), memory.meta)
 
-    def _describe(self, tokens: Tokens) -> tuple[str, str]:
-        """Name and digest of a source, after a look at whether it can be read at all."""
+    def describe(self, tokens: Tokens) -> tuple[str, str]:
+        """Name and digest of a source, after a look at whether it can be read at all.
+
+        Raises:
+            InputError: no tokens, or those of another tokenizer.
+        """
         if not len(tokens):
             raise InputError("source: expected at least one token, got none; give a text that is not empty")
         if isinstance(tokens, TokenFile):

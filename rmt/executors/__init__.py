@@ -3,6 +3,7 @@
 from rmt.executors.base import Executor, ReadingModel
 from rmt.executors.choice import EXECUTORS, choose
 from rmt.executors.narrow import writer
+from rmt.executors.packed import Packed
 from rmt.executors.precision import auto_dtype, for_reading
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
@@ -10,6 +11,7 @@ from rmt.executors.speculative import Speculative
 __all__ = [
     "EXECUTORS",
     "Executor",
+    "Packed",
     "ReadingModel",
     "Sequential",
     "Speculative",

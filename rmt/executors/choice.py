@@ -5,11 +5,12 @@ from __future__ import annotations
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors.base import Executor
+from rmt.executors.packed import Packed
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
 
 CPU_PART = 4  # segments; fewer, and a matrix product is too small to be fast
-EXECUTORS = ("auto", "sequential", "speculative")
+EXECUTORS = ("auto", "sequential", "speculative", "packed")
 
 
 def choose(
@@ -33,6 +34,8 @@ def choose(
     reason = not_speculative(config)
     if name == "speculative" and reason:
         raise InputError(f"executor: expected a model whose gates can close, got {reason}; use 'sequential'")
+    if name == "packed":
+        return Packed(batch_segments), "one document is read as by 'sequential', many of them side by side"
     if name == "sequential" or reason:
         return Sequential(batch_segments), reason or "asked for"
     why = f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
@@ -49,4 +52,6 @@ def not_speculative(config: RMTConfig) -> str:
         return "gate_threshold=0: no gate ever closes"
     if not config.num_memory_tokens:
         return "num_memory_tokens=0: there is no memory"
+    if config.retrieval_every:
+        return f"retrieval_every={config.retrieval_every}: each segment changes what is kept of old memories"
     return ""
