@@ -12,7 +12,7 @@ from evals.memory_eval import CONTROLS, MEMORY, Cell, Progress, evaluate, paired
 from evals.model import Document, MemoryModel, Question, channel_order
 from evals.report import table, to_json
 from evals.rows import Row, load_rows
-from evals.stats import Interval, Proportion, bootstrap, mcnemar, smallest_drop, smallest_effect, wilson
+from evals.stats import Interval, Proportion, bootstrap, mcnemar, smallest_drop, smallest_effect, student, wilson
 
 __all__ = [
     "CONTROLS",
@@ -33,6 +33,7 @@ __all__ = [
     "paired",
     "smallest_drop",
     "smallest_effect",
+    "student",
     "table",
     "tally",
     "to_json",

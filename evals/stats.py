@@ -129,6 +129,24 @@ def bootstrap(
     return Interval(float(low), float(high))
 
 
+def student(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval of the mean of few independent values, such as one a seed.
+
+    With s the sample standard deviation and t the quantile at (1 + confidence) / 2 with n - 1 degrees of freedom:
+    mean ± t · s / sqrt(n). Source: Student, "The probable error of a mean", Biometrika 6 (1908), 1-25.
+
+    Raises ValueError on fewer than two values.
+    """
+    from scipy.stats import t
+
+    _check_open("confidence", confidence)
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size < 2:
+        raise ValueError(f"expected two or more values in a row, got shape {data.shape}; run more seeds")
+    half = float(t.ppf((1 + confidence) / 2, data.size - 1)) * float(data.std(ddof=1)) / math.sqrt(data.size)
+    return Interval(float(data.mean()) - half, float(data.mean()) + half)
+
+
 def mcnemar(only_first: int, only_second: int) -> McNemar:
     """Exact two-sided McNemar test of two conditions answered on the same questions.
 

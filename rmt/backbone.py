@@ -30,35 +30,43 @@ class Family:
         special: the configuration's own names of the tokens that open and close a text (encoders).
         position_offset: positions at the start of the table that no token uses.
         no_pooler: the base model takes ``add_pooling_layer=False``.
-        layers: where the base model keeps its layers, if they are built as BERT's are.
+        layers: where the base model keeps its layers.
+        norm: where it keeps the norm behind them, empty where there is none.
+        like_bert: whether the layers are built as BERT's are.
+        pairs: whether a layer gives a pair of which hidden states are the first.
     """
 
     layout: Layout
     special: tuple[str, str] = ("cls_token_id", "sep_token_id")
     position_offset: int = 0
     no_pooler: bool = False
-    layers: str | None = None
+    layers: str = "layers"
+    norm: str = "norm"
+    like_bert: bool = False
+    pairs: bool = False
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family("encoder", no_pooler=True, layers="encoder.layer"),
+    "bert": Family("encoder", no_pooler=True, layers="encoder.layer", norm="", like_bert=True),
     "roberta": Family(
         "encoder",
         special=("bos_token_id", "eos_token_id"),
         position_offset=2,
         no_pooler=True,
         layers="encoder.layer",
+        norm="",
+        like_bert=True,
     ),
-    "distilbert": Family("encoder"),
-    "deberta-v2": Family("encoder"),
-    "modernbert": Family("encoder"),
+    "distilbert": Family("encoder", layers="transformer.layer", norm=""),
+    "deberta-v2": Family("encoder", layers="encoder.layer", norm="", pairs=True),
+    "modernbert": Family("encoder", norm="final_norm"),
     "llama": Family("decoder"),
     "mistral": Family("decoder"),
     "qwen2": Family("decoder"),
     "qwen3": Family("decoder"),
     "gemma": Family("decoder"),
-    "gpt2": Family("decoder"),
-    "gpt_neox": Family("decoder"),
+    "gpt2": Family("decoder", layers="h", norm="ln_f"),
+    "gpt_neox": Family("decoder", norm="final_layer_norm"),
 }
 
 

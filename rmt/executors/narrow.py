@@ -33,10 +33,10 @@ def writer(model: RMTPreTrainedModel) -> Any:
     Args:
         model: in evaluation mode; left as it is.
     """
-    path = family_of(model.config.backbone_config).layers
-    if path is None or not model.config.num_memory_tokens:
+    family = family_of(model.config.backbone_config)
+    if not family.like_bert or model.config.memory != "tokens" or not model.config.num_memory_tokens:
         return model
-    return Writer(model.cell, narrow(model.core, path, 1 + model.config.num_memory_tokens))
+    return Writer(model.cell, narrow(model.core, family.layers, 1 + model.config.num_memory_tokens))
 
 
 def narrow(core: nn.Module, path: str, rows: int) -> nn.Module:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from rmt import backbone as family
-from rmt.cells import TokenMemoryCell
+from rmt.cells import AssociativeMemoryCell, TokenMemoryCell, new_cell
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.errors import InputError
@@ -41,7 +41,7 @@ class RMTPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     layout: ClassVar[family.Layout]
     backbone: PreTrainedModel
-    cell: TokenMemoryCell
+    cell: TokenMemoryCell | AssociativeMemoryCell
     config: RMTConfig
 
     def __init__(self, config: RMTConfig, backbone: PreTrainedModel) -> None:
@@ -49,7 +49,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         family.family_of(config.backbone_config, self.layout)
         family.check_segment_size(config.backbone_config, config.segment_size, config.num_memory_tokens)
         self.backbone = backbone
-        self.cell = TokenMemoryCell(config)
+        self.cell = new_cell(config)
 
     @property
     def core(self) -> nn.Module:
@@ -66,7 +66,7 @@ class RMTPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, TokenMemoryCell):
+        if isinstance(module, TokenMemoryCell | AssociativeMemoryCell):
             module.reset_parameters(getattr(self.config.backbone_config, "initializer_range", 0.02), init)
 
     def gradient_checkpointing_enable(
@@ -87,7 +87,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         return self.config.recurrence == "checkpointed"
 
     def initial_memory(self, batch_size: int = 1) -> Memory:
-        """The memory before anything is read, of shape (batch_size, num_memory_tokens, hidden)."""
+        """The memory before anything is read; its tensors are described by the cell."""
         return Memory(self.cell.initial(batch_size), MemoryMeta())
 
     def fingerprint(self) -> str:
@@ -97,9 +97,12 @@ class RMTPreTrainedModel(PreTrainedModel):
         copy have the same; memories can pass between the two.
         """
         config = self.config
-        digest = hashlib.sha256(
-            repr((config.segment_size, config.num_memory_tokens, config.memory_update, config.gate_threshold)).encode()
-        )
+        layout = repr((config.segment_size, config.num_memory_tokens, config.memory_update, config.gate_threshold))
+        if config.memory == "associative":
+            layout += repr([(k, v) for k, v in sorted(config.to_dict().items()) if k.startswith("associative_")])
+        if config.retrieval_every:
+            layout += repr([(k, v) for k, v in sorted(config.to_dict().items()) if k.startswith("retrieval_")])
+        digest = hashlib.sha256(layout.encode())
         for name, tensor in sorted(self.state_dict().items()):
             flat = tensor.detach().flatten()
             sample = flat[:: max(1, flat.numel() // 1024)].to(torch.bfloat16).cpu().contiguous()
@@ -151,10 +154,11 @@ class RMTPreTrainedModel(PreTrainedModel):
             raise InputError(
                 f"memory: expected one for each of {batch} rows, got {memory.batch_size}; fork it: memory.fork({batch})"
             )
-        shape = tuple(memory.tensors["tokens"].shape[1:])
-        expected = (self.config.num_memory_tokens, self.config.hidden_size)
-        if shape != expected:
-            raise InputError(f"memory: expected tokens of shape {expected}, got {shape}; it is of another model")
+        expected = {name: tuple(t.shape[1:]) for name, t in self.cell.initial(1).items()}
+        got = {name: tuple(t.shape[1:]) for name, t in memory.tensors.items()}
+        if got != expected:
+            said, wanted = (", ".join(f"{k} of shape {v}" for k, v in shapes.items()) for shapes in (got, expected))
+            raise InputError(f"memory: expected {wanted}, got {said}; it is of another model")
         return dict(memory.tensors)
 
     def reached(self, loss: Tensor | None) -> Tensor | None:
@@ -195,7 +199,7 @@ def refuse_unknown(arguments: dict[str, Any]) -> None:
 
 
 def gate_penalty(
-    segment: Segment, logits: Float[Tensor, "batch memory"], salient: Shaped[Tensor, "batch seq *memory"] | None
+    segment: Segment, logits: Float[Tensor, "batch gates"], salient: Shaped[Tensor, "batch seq *memory"] | None
 ) -> Float[Tensor, ""]:
     """Mean over rows of sum over slots of -log(1 - s), on segments without a salient token.
 
@@ -207,7 +211,9 @@ def gate_penalty(
     if salient is not None:
         each = salient.bool() if salient.dim() == 3 else salient.bool()[:, :, None]
         rows = torch.arange(len(each), device=each.device)[:, None]
-        heard = heard | (each[rows, segment.source] & segment.mask[:, :, None]).any(dim=1)
+        told = (each[rows, segment.source] & segment.mask[:, :, None]).any(dim=1)
+        # Gates of associative memory are those of the memory tokens, layer by layer.
+        heard = heard | (told.tile(logits.shape[1] // told.shape[1]) if told.shape[1] > 1 else told)
     cost = F.softplus(logits) * ~heard
     if salient is not None and salient.dim() == 3:
         cost = cost + F.softplus(-logits) * heard

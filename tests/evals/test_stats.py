@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from evals import Proportion, bootstrap, mcnemar, smallest_drop, smallest_effect, wilson
+from evals import Proportion, bootstrap, mcnemar, smallest_drop, smallest_effect, student, wilson
 
 
 @given(st.data())
@@ -117,3 +117,12 @@ def test_smallest_drop_of_a_tiny_sample_is_none() -> None:
     assert smallest_drop(32, 1.0) < 0.25
     with pytest.raises(ValueError, match="not percent"):
         smallest_drop(32, 97)
+
+
+def test_student_against_a_table_and_scipy():
+    # t at 97.5% with 2 degrees of freedom is 4.3027: 2 +- 4.3027 / sqrt(3).
+    low, high = student([1.0, 2.0, 3.0])
+    assert (low, high) == (pytest.approx(2 - 2.48414, abs=1e-4), pytest.approx(2 + 2.48414, abs=1e-4))
+    assert student([5.0, 5.0]) == (5.0, 5.0)
+    with pytest.raises(ValueError, match="two or more values"):
+        student([1.0])

@@ -1,0 +1,271 @@
+"""Layer-local associative memory (ARMT, Rodkin et al., arXiv 2407.04841): a matrix in every layer.
+
+Knows nothing of documents, losses or other segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rmt import layers
+from rmt.backbone import family_of
+from rmt.cells import layout
+from rmt.cells.tokens import CellOutput
+from rmt.config import RMTConfig
+from rmt.segments import Segment
+
+State = dict[str, Tensor]
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Store:
+    """What some layers hold, the layers first: the form in which a segment uses and changes it.
+
+    Attributes:
+        associations: A, values under features of keys.
+        normalizers: z, how much has been written under each feature.
+    """
+
+    associations: Float[Tensor, "layers batch heads value features"]
+    normalizers: Float[Tensor, "layers batch heads features"]
+
+    def at(self, some: slice) -> Store:
+        """That of some of the layers."""
+        return Store(self.associations[some], self.normalizers[some])
+
+    def state(self) -> State:
+        """As a memory holds it: the batch first."""
+        return {"associations": self.associations.transpose(0, 1), "normalizers": self.normalizers.transpose(0, 1)}
+
+    @classmethod
+    def of(cls, state: State) -> Store:
+        """From what :meth:`state` gave."""
+        return cls(state["associations"].transpose(0, 1), state["normalizers"].transpose(0, 1))
+
+    @classmethod
+    def join(cls, parts: list[Store]) -> Store:
+        """Those of layers that follow one another as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([p.associations for p in parts]), torch.cat([p.normalizers for p in parts]))
+
+
+class AssociativeMemoryCell(nn.Module):
+    """Memory as a matrix A and a vector z in each layer, and memory tokens that write to them.
+
+    Encoder layout: [CLS] memory [SEP] segment [SEP]. Decoder layout: [segment | memory], causal. The memory tokens are
+    the same for every segment; what passes on is (A, z). Before each layer every position reads (equations 5 and 6)
+
+        h <- h + A phi(W_q h) / (z . phi(W_q h) + eps)
+
+    and behind it each memory position, with output m, writes by the delta rule (equations 2 to 4; all tokens of a
+    segment at once, each in view of the A before it)
+
+        k = W_k m, v = W_v m, beta = sigmoid(W_b m + b)
+        v' = A phi(k) / (z . phi(k) + eps)                          what stands under this key already
+        gamma = clip(1 - z . phi(k) / (|phi(k)|^2 + eps), 0, 1)     how new the key is; no gradient through it
+        A <- A + sum beta (v - v') phi(k)^T,  z <- z + sum gamma phi(k)
+
+    with phi = DPFP (:func:`dpfp`), eps = 1e-5, and all of it for each head: a part of the keys, and a part of the
+    values. W_v starts at zero, so a fresh model reads as its backbone does.
+
+    ``memory_update="gated"``: beta is a gate a channel, c = sigmoid(W_b m + b), times one a token and layer,
+    s = sigmoid(a . norm(m) + b), which also multiplies gamma; not training, s below ``gate_threshold`` is exactly zero.
+    A segment that says nothing then leaves the memory bit for bit as it was. Take it where facts are rare and texts
+    long: what drives a memory of the other kind out of shape over thousands of segments is small writes, and there are
+    none. Take ``"replace"`` where every segment has something to say, or to follow the paper.
+
+    ``associative_normalize=True`` scales phi to unit length. Take it where hidden states are very small or large (a
+    fresh backbone, half precision), where eps or the square of a key would otherwise drown the rest, and for long
+    horizons: what is written under a key then has the same weight whatever the size of the hidden state.
+
+    Everything that is written is computed in float32, reading in the number format of the hidden states.
+    """
+
+    def __init__(self, config: RMTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.family = family_of(config.backbone_config)
+        self.layout = self.family.layout
+        self.special = (int(config.cls_token_id or 0), int(config.sep_token_id or 0))
+        depth, hidden, keys = config.num_hidden_layers, config.hidden_size, config.associative_key_size
+        self.gated = config.memory_update == "gated"
+        self.memory = nn.Parameter(torch.empty(config.num_memory_tokens, hidden))
+        self.query = nn.Parameter(torch.empty(depth, keys, hidden))
+        self.key = nn.Parameter(torch.empty(depth, keys, hidden))
+        self.value = nn.Parameter(torch.empty(depth, hidden, hidden))
+        strengths = hidden if self.gated else config.associative_heads
+        self.strength = nn.Parameter(torch.empty(depth, strengths, hidden))
+        self.strength_bias = nn.Parameter(torch.empty(depth, strengths))
+        if self.gated:
+            self.slot_gate = nn.Parameter(torch.empty(depth, 1, hidden))
+            self.slot_gate_bias = nn.Parameter(torch.empty(depth, 1))
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float, init: Any = nn.init) -> None:
+        """Memory tokens scattered like word embeddings, keys and queries as fresh linear maps, values at zero.
+
+        Args:
+            std: of word embeddings.
+            init: has ``normal_`` and ``constant_``; transformers' own passes over what a checkpoint brought.
+        """
+        spread = self.config.hidden_size**-0.5
+        init.normal_(self.memory, mean=0.0, std=std)
+        init.normal_(self.query, mean=0.0, std=spread)
+        init.normal_(self.key, mean=0.0, std=spread)
+        init.constant_(self.value, 0.0)
+        init.normal_(self.strength, mean=0.0, std=0.02 * spread if self.gated else spread)
+        init.constant_(self.strength_bias, 2.0 if self.gated else 0.0)
+        if self.gated:
+            init.normal_(self.slot_gate, mean=0.0, std=0.02 * spread)
+            init.constant_(self.slot_gate_bias, 0.0)
+
+    def initial(self, batch: int) -> State:
+        """Nothing stored: zeros, float32."""
+        config, heads = self.config, self.config.associative_heads
+        depth, features = config.num_hidden_layers, 2 * config.associative_expansion * config.associative_key_size
+        shape = (batch, depth, heads, config.hidden_size // heads, features // heads)
+        return {
+            "associations": torch.zeros(shape, device=self.key.device),
+            "normalizers": torch.zeros(*shape[:3], shape[4], device=self.key.device),
+        }
+
+    def forward(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
+        """Read one segment.
+
+        Args:
+            backbone: base model of the family that the configuration names.
+            segment: tokens of every document; ended documents have empty rows, and keep their memory bit for bit.
+            state: the memory before, see :meth:`initial`.
+        """
+        laid, plan = self.begin(backbone, segment)
+        store, hidden = Store.of(state), plan.hidden
+        after, gates = [], []
+        for number, (layer, call) in enumerate(zip(layers.layers_of(backbone, self.family), plan.calls, strict=True)):
+            at = slice(number, number + 1)
+            before = store.at(at)
+            hidden = layers.run(layer, self.read(at, hidden[None], before)[0], call)
+            new, gate = self.write(at, hidden[None, :, laid.written], before, segment.active)
+            after.append(new)
+            gates.append(gate)
+        return self.end(backbone, laid, hidden, Store.join(after), torch.cat(gates))
+
+    def begin(self, backbone: nn.Module, segment: Segment) -> tuple[layout.Laid, layers.Plan]:
+        """A segment laid out, and what its layers are to be called with."""
+        memory = self.memory.expand(len(segment.ids), -1, -1)
+        if self.layout == "encoder":
+            laid = layout.encoder(backbone, segment, memory, self.special)
+        else:
+            laid = layout.decoder(backbone, segment, memory)
+        return laid, layers.plan(backbone, self.family, **laid.inputs)
+
+    def end(
+        self,
+        backbone: nn.Module,
+        laid: layout.Laid,
+        hidden: Float[Tensor, "batch width hidden"],
+        store: Store,
+        gates: Float[Tensor, "layers batch memory"],
+    ) -> CellOutput:
+        """What a segment gives once all layers have run."""
+        hidden = layers.finish(backbone, self.family, hidden)
+        logits = gates.transpose(0, 1).flatten(1) if self.gated else None
+        return CellOutput(hidden[:, laid.text], hidden[:, 0], store.state(), logits)
+
+    def read(
+        self, at: slice, hidden: Float[Tensor, "layers batch width hidden"], store: Store
+    ) -> Float[Tensor, "layers batch width hidden"]:
+        """Hidden states with what some layers hold for them added, before these layers run.
+
+        Args:
+            at: which layers.
+            hidden: what they are about to be given.
+            store: what they hold.
+        """
+        dtype = hidden.dtype
+        keys = self._features(hidden @ self.query[at].to(dtype).mT[:, None])
+        found = keys @ store.associations.to(dtype).mT
+        weight = (keys @ store.normalizers.to(dtype)[..., None]) + EPSILON
+        return hidden + (found / weight).transpose(2, 3).flatten(3)
+
+    def write(
+        self,
+        at: slice,
+        outputs: Float[Tensor, "layers batch memory hidden"],
+        before: Store,
+        active: Bool[Tensor, " batch"],
+    ) -> tuple[Store, Float[Tensor, "layers batch memory"]]:
+        """What some layers hold after a segment, and slot gates before the sigmoid (zeros where there are none).
+
+        Args:
+            at: which layers.
+            outputs: what they gave at the memory positions.
+            before: what they held.
+            active: rows that have tokens in this segment; others keep what they hold.
+        """
+        with torch.autocast(device_type=outputs.device.type, enabled=False):
+            m = outputs.float()
+
+            def project(weight: Tensor) -> Tensor:
+                return m @ weight[at].float().mT[:, None]
+
+            keys, values = self._features(project(self.key)), self._heads(project(self.value))
+            known = keys @ before.normalizers[..., None]
+            there = keys @ before.associations.mT / (known + EPSILON)
+            strength = (project(self.strength) + self.strength_bias[at].float()[:, None, None]).sigmoid()
+            strength = self._heads(strength)  # (layers, batch, heads, memory, 1 or value)
+            fresh = torch.ones_like(known)
+            if self.config.associative_correction:
+                fresh = (1 - known / (keys.square().sum(dim=-1, keepdim=True) + EPSILON)).clamp(0, 1).detach()
+            logits = torch.zeros_like(m[..., 0])
+            if self.gated:
+                slot, logits = self._slot(at, m)
+                strength, fresh = strength * slot, fresh * slot
+            # The closed rows of ended documents: zero is added, which changes no bit.
+            there_is = active.view(1, -1, 1, 1, 1)
+            change = torch.where(there_is, strength * (values - there), 0.0).mT @ keys
+            weight = torch.where(there_is, fresh * keys, 0.0).sum(dim=3)
+        return Store(before.associations + change, before.normalizers + weight), logits
+
+    def _slot(self, at: slice, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Slot gates of shape (layers, batch, 1, memory, 1), exactly zero where they are shut; their logits."""
+        normed = F.layer_norm(m, m.shape[-1:])
+        logits = normed @ self.slot_gate[at].float().mT[:, None] + self.slot_gate_bias[at].float()[:, None, None]
+        slot = logits.sigmoid()
+        if not self.training:
+            slot = torch.where(slot < self.config.gate_threshold, 0.0, slot)
+        return slot[:, :, None], logits[..., 0]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(..., count, channels) to (..., heads, count, channels of a head)."""
+        return x.unflatten(-1, (self.config.associative_heads, -1)).transpose(-3, -2)
+
+    def _features(self, x: Tensor) -> Tensor:
+        features = dpfp(self._heads(x), self.config.associative_expansion)
+        return F.normalize(features, dim=-1) if self.config.associative_normalize else features
+
+
+def dpfp(x: Float[Tensor, "*rest channels"], expansion: int) -> Float[Tensor, "*rest features"]:
+    """Deterministic parameter-free projection (Schlag et al., arXiv 2102.11174, equation 37).
+
+    x <- [relu(x), relu(-x)], then x * roll(x, j) side by side for j = 1 to ``expansion``: 2 * expansion numbers a
+    channel, none negative, few of them not zero, so that different keys share little.
+    """
+    both = torch.cat([x.relu(), (-x).relu()], dim=-1)
+    return torch.cat([both * both.roll(j, dims=-1) for j in range(1, expansion + 1)], dim=-1)
+
+
+def norms(state: State) -> dict[str, Float[Tensor, "batch layers"]]:
+    """Euclidean norms of what each layer holds: the drift that kills long horizons shows here first.
+
+    Args:
+        state: of an associative memory, or ``Memory.tensors``.
+    """
+    return {name: tensor.flatten(2).norm(dim=2) for name, tensor in state.items()}
