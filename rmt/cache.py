@@ -173,8 +173,9 @@ def append(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Pl
     memory = model.config.num_memory_tokens
     positions = memory + lengths + mask.long().cumsum(dim=1) - 1
     keys_mask = torch.cat([cache.keys_mask, mask], dim=1)
+    _, text = model.cell.inputs(model.get_input_embeddings()(ids), dict(cache.memory.tensors))
     out = model.core(
-        inputs_embeds=model.get_input_embeddings()(ids),
+        inputs_embeds=text,
         attention_mask=keys_mask.long(),
         position_ids=positions.clamp(min=0),
         use_cache=True,
@@ -242,8 +243,7 @@ def prefill(
     Returns:
         Hidden states of the tokens (left-aligned, as in ``segment``), the keys, and which columns are real.
     """
-    text = model.get_input_embeddings()(segment.ids)
-    memory = model.cell.shown(state["tokens"]).to(text.dtype)
+    memory, text = model.cell.inputs(model.get_input_embeddings()(segment.ids), state)
     inputs = torch.cat([memory, text], dim=1)
     _, total, hidden = inputs.shape
     width = segment.ids.shape[1]

@@ -60,7 +60,7 @@ class Memory:
 
     Attributes:
         tensors: by name, each with the batch first. Token memory has one: ``tokens``, float32 of shape
-            (batch, num_memory_tokens, hidden).
+            (batch, num_memory_tokens, hidden); for others see the cells.
         meta: how it came to be.
     """
 
@@ -87,8 +87,16 @@ class Memory:
         return replace(self, tensors={name: function(t) for name, t in self.tensors.items()})
 
     def to(self, *args: object, **kwargs: object) -> Self:
-        """A memory on another device or in another dtype; arguments of :meth:`torch.Tensor.to`."""
-        return self.map(lambda t: t.to(*args, **kwargs))  # type: ignore[call-overload]
+        """A memory on another device or in another dtype; arguments of :meth:`torch.Tensor.to`.
+
+        Counts stay whole numbers: half precision would round them.
+        """
+
+        def moved(tensor: Tensor) -> Tensor:
+            other: Tensor = tensor.to(*args, **kwargs)  # type: ignore[call-overload]
+            return other if tensor.is_floating_point() else tensor.to(other.device)
+
+        return self.map(moved)
 
     def detach(self) -> Self:
         """A memory cut from the graph that made it."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmt.backbone import family_of
+from rmt.cells.retrieval import Retrieval
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.segments import Segment
@@ -29,13 +30,14 @@ class CellOutput:
         hidden: last hidden states of the segment's tokens.
         opening: last hidden state of the first position ([CLS] of an encoder).
         state: the memory after this segment; rows whose document has ended keep theirs bit for bit.
-        gate_logits: slot gates before the sigmoid, None for the ``replace`` update.
+        gate_logits: slot gates before the sigmoid, None for the ``replace`` update; with associative memory those
+            of the memory tokens in the first layer, then in the second, and so on.
     """
 
     hidden: Float[Tensor, "batch width hidden"]
     opening: Float[Tensor, "batch hidden"]
     state: State
-    gate_logits: Float[Tensor, "batch memory"] | None
+    gate_logits: Float[Tensor, "batch gates"] | None
 
 
 class TokenMemoryCell(nn.Module):
@@ -58,6 +60,9 @@ class TokenMemoryCell(nn.Module):
     When not training, s below ``gate_threshold`` is exactly zero, so that a segment which says nothing leaves the
     memory bit for bit unchanged; nothing then decays over any length. Cells run in whatever dtype the backbone has;
     the memory itself is float32.
+
+    With ``retrieval_every`` the state also holds copies of old memories, which what the backbone is shown attends to
+    (:class:`rmt.cells.retrieval.Retrieval`); what is stored is written as without.
     """
 
     def __init__(self, config: RMTConfig) -> None:
@@ -78,6 +83,7 @@ class TokenMemoryCell(nn.Module):
             self.slot_gate = nn.Linear(2 * hidden, 1)
             self.channel_gate = nn.Linear(2 * hidden, hidden)
             self.write_scale = nn.Parameter(torch.empty(hidden))
+        self.retrieval = Retrieval(config) if config.retrieval_every else None
 
     @torch.no_grad()
     def reset_parameters(self, std: float, init: Any = nn.init) -> None:
@@ -94,15 +100,44 @@ class TokenMemoryCell(nn.Module):
                 init.constant_(gate.bias, bias)
         if self.slot_gate is not None:
             init.constant_(self.write_scale, std)
+        if self.retrieval is not None:
+            self.retrieval.reset_parameters(init)
 
     def initial(self, batch: int) -> State:
         """The memory before the first segment, float32: the learned memory tokens, or zeros where they are keys."""
         start = self.memory.float() if self.slot_gate is None else torch.zeros_like(self.memory, dtype=torch.float32)
-        return {"tokens": start.expand(batch, -1, -1)}
+        state = {"tokens": start.expand(batch, -1, -1)}
+        return state if self.retrieval is None else state | self.retrieval.initial(state["tokens"])
 
     def shown(self, memory: Float[Tensor, "batch memory hidden"]) -> Float[Tensor, "batch memory hidden"]:
         """What the backbone sees of a memory: itself, or on top of the keys where it is gated."""
         return memory if self.slot_gate is None else memory + self.memory.float()
+
+    def inputs(
+        self, text: Float[Tensor, "batch width hidden"], state: State
+    ) -> tuple[Float[Tensor, "batch memory hidden"], Float[Tensor, "batch width hidden"]]:
+        """What the backbone is given in place of the memory and of word embeddings, in the dtype of these.
+
+        With retrieval each of them holds what it found among old memories. A word's depends on that word alone, so that
+        a segment may be read in pieces.
+        """
+        memory = self.shown(state["tokens"])
+        if self.retrieval is not None:
+            bank = state["bank"]
+            copies = self.shown(bank.flatten(0, 1)).view_as(bank)
+            memory, text = self.retrieval(memory, text, copies, state["bank_at"] > 0)
+        return memory.to(text.dtype), text
+
+    def open(self, backbone: nn.Module, state: State, **inputs: Any) -> Float[Tensor, "batch width hidden"]:
+        """Last hidden states of a segment that is still open: read, not written. For generation.
+
+        Args:
+            backbone: base model of a decoder.
+            state: the memory, which :meth:`inputs` has already put among the inputs.
+            inputs: of the backbone's forward, a cache among them.
+        """
+        out: Tensor = backbone(**inputs).last_hidden_state
+        return out
 
     def forward(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
         """Read one segment.
@@ -110,16 +145,20 @@ class TokenMemoryCell(nn.Module):
         Args:
             backbone: base model of the family that the configuration names.
             segment: tokens of every document; ended documents have empty rows.
-            state: the memory before, float32 of shape (batch, memory, hidden) under ``tokens``.
+            state: the memory before, float32 of shape (batch, memory, hidden) under ``tokens``; with retrieval also
+                what :meth:`Retrieval.initial` names.
         """
         memory = state["tokens"]
         run = self._encode if self.layout == "encoder" else self._decode
-        hidden, opening, write = run(backbone, segment, self.shown(memory))
+        hidden, opening, write = run(backbone, segment, state)
         if not self.config.num_memory_tokens:
             return CellOutput(hidden, opening, state, None)
         new, gates = self._update(memory, write.float())
         kept = torch.where(segment.active[:, None, None], new, memory)
-        return CellOutput(hidden, opening, {"tokens": kept}, gates)
+        after = {"tokens": kept}
+        if self.retrieval is not None:
+            after |= self.retrieval.keep(state, kept, segment.active)
+        return CellOutput(hidden, opening, after, gates)
 
     def _update(
         self, memory: Float[Tensor, "batch memory hidden"], write: Float[Tensor, "batch memory hidden"]
@@ -139,33 +178,28 @@ class TokenMemoryCell(nn.Module):
             # Written so that z = 0 gives back the very same bits.
             return torch.where(z == 0, memory, (1 - z) * memory + z * write), logits.squeeze(-1)
 
-    def _encode(
-        self, backbone: nn.Module, segment: Segment, memory: Float[Tensor, "batch memory hidden"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, backbone: nn.Module, segment: Segment, state: State) -> tuple[Tensor, Tensor, Tensor]:
         embed = embeddings(backbone)
         batch, width = segment.ids.shape
-        count = memory.shape[1]
         cls, sep = self.special
         closed, seen = close(segment, sep)
-        text = embed(closed)
+        memory, text = self.inputs(embed(closed), state)
+        count = memory.shape[1]
         opening = embed(closed.new_full((batch, 1), cls))
         parts = [opening, text]
         if count:
-            parts[1:1] = [memory.to(text.dtype), embed(closed.new_full((batch, 1), sep))]
+            parts[1:1] = [memory, embed(closed.new_full((batch, 1), sep))]
         inputs = torch.cat(parts, dim=1)
         ahead = inputs.shape[1] - text.shape[1]
         mask = torch.cat([seen.new_ones(batch, ahead), seen], dim=1)
         out = backbone(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state
         return out[:, ahead : ahead + width], out[:, 0], out[:, 1 : 1 + count]
 
-    def _decode(
-        self, backbone: nn.Module, segment: Segment, memory: Float[Tensor, "batch memory hidden"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode(self, backbone: nn.Module, segment: Segment, state: State) -> tuple[Tensor, Tensor, Tensor]:
         embed = embeddings(backbone)
         batch, width = segment.ids.shape
-        count = memory.shape[1]
-        text = embed(segment.ids)
-        block = memory.to(text.dtype)
+        block, text = self.inputs(embed(segment.ids), state)
+        count = block.shape[1]
         inputs = torch.cat([block, text, block], dim=1)
         ones = segment.mask.new_ones(batch, count)
         mask = torch.cat([ones, segment.mask, ones], dim=1).long()
