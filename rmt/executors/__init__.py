@@ -1,6 +1,7 @@
 """In which order, and on what hardware, segments are read. Knows nothing of documents, files or questions."""
 
 from rmt.executors.base import Executor, ReadingModel
+from rmt.executors.captured import Captured, StaticStep
 from rmt.executors.choice import EXECUTORS, choose
 from rmt.executors.narrow import writer
 from rmt.executors.packed import Packed
@@ -10,11 +11,13 @@ from rmt.executors.speculative import Speculative
 
 __all__ = [
     "EXECUTORS",
+    "Captured",
     "Executor",
     "Packed",
     "ReadingModel",
     "Sequential",
     "Speculative",
+    "StaticStep",
     "auto_dtype",
     "choose",
     "for_reading",

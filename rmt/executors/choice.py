@@ -5,12 +5,13 @@ from __future__ import annotations
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors.base import Executor
+from rmt.executors.captured import FAMILIES, Captured
 from rmt.executors.packed import Packed
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
 
 CPU_PART = 4  # segments; fewer, and a matrix product is too small to be fast
-EXECUTORS = ("auto", "sequential", "speculative", "packed")
+EXECUTORS = ("auto", "sequential", "speculative", "packed", "captured")
 
 
 def choose(
@@ -20,7 +21,7 @@ def choose(
 
     Args:
         config: of the model that will read.
-        name: one of :data:`EXECUTORS`; ``auto`` takes speculative where it applies.
+        name: one of :data:`EXECUTORS`; ``auto`` takes speculative where it applies, on a GPU else captured.
         batch_segments: segments read as one batch (speculative), at least 1.
         device: type of the device that reads; a CPU reads a batch in parts, side by side.
 
@@ -34,14 +35,33 @@ def choose(
     reason = not_speculative(config)
     if name == "speculative" and reason:
         raise InputError(f"executor: expected a model whose gates can close, got {reason}; use 'sequential'")
+    if name == "captured":
+        if unfit := not_captured(config, device):
+            raise InputError(f"executor: expected {unfit}; use 'sequential'")
+        return Captured(batch_segments), "asked for"
     if name == "packed":
         return Packed(batch_segments), "one document is read as by 'sequential', many of them side by side"
+    if name == "auto" and reason and not not_captured(config, device):
+        least = Captured.least
+        return Captured(batch_segments), f"{reason}; a GPU replays it, from {least} segments on (a rule unmeasured)"
     if name == "sequential" or reason:
         return Sequential(batch_segments), reason or "asked for"
     why = f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
     if device == "cpu":
         return Speculative(batch_segments, part=CPU_PART), why
     return Speculative(batch_segments, most=batch_segments), why
+
+
+def not_captured(config: RMTConfig, device: str) -> str:
+    """Why a segment of this model cannot be recorded, as expected and got; empty where it can."""
+    kind = config.backbone_config.model_type
+    if device != "cuda":
+        return f"a CUDA device to record graphs on, got {device}"
+    if config.memory != "tokens" or config.retrieval_every:
+        return f"memory tokens without retrieval, got {config.memory} and retrieval_every={config.retrieval_every}"
+    if kind not in FAMILIES:
+        return f"a backbone that can be recorded ({', '.join(FAMILIES)}), got {kind}"
+    return ""
 
 
 def not_speculative(config: RMTConfig) -> str:
