@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rmt.backbone import family_of
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors.base import Executor
@@ -10,7 +11,7 @@ from rmt.executors.packed import Packed
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
 
-CPU_PART = 4  # segments; fewer, and a matrix product is too small to be fast
+CPU_PART = 4  # segments; fewer, and a matrix product is too small to be fast, unless weights are laid out for it
 EXECUTORS = ("auto", "sequential", "speculative", "packed", "captured")
 
 
@@ -48,7 +49,8 @@ def choose(
         return Sequential(batch_segments), reason or "asked for"
     why = f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
     if device == "cpu":
-        return Speculative(batch_segments, part=CPU_PART), why
+        lean = family_of(config.backbone_config).like_bert and config.memory == "tokens"
+        return Speculative(batch_segments, part=1 if lean else CPU_PART), why
     return Speculative(batch_segments, most=batch_segments), why
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmt.backbone import family_of
+from rmt.executors.lean import LeanEncoder, suits
 from rmt.models.base import RMTPreTrainedModel
 
 
@@ -30,13 +31,19 @@ class Writer:
 def writer(model: RMTPreTrainedModel) -> Any:
     """What executors should read with: the model itself, or the same with a narrow last layer where it has BERT's.
 
+    On a CPU BERT's layers are written out (:mod:`rmt.executors.lean`), with a copy of their weights.
+
     Args:
         model: in evaluation mode; left as it is.
     """
     family = family_of(model.config.backbone_config)
     if not family.like_bert or model.config.memory != "tokens" or not model.config.num_memory_tokens:
         return model
-    return Writer(model.cell, narrow(model.core, family.layers, 1 + model.config.num_memory_tokens))
+    rows = 1 + model.config.num_memory_tokens
+    view = narrow(model.core, family.layers, rows)
+    return Writer(
+        model.cell, LeanEncoder(view, model.core, family.layers, rows) if suits(model.core, family.layers) else view
+    )
 
 
 def narrow(core: nn.Module, path: str, rows: int) -> nn.Module:

@@ -9,6 +9,7 @@ costs time, never the result.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ import torch
 
 from rmt.errors import InputError
 from rmt.executors.base import ReadingModel, State
-from rmt.executors.side_by_side import each
+from rmt.executors.side_by_side import Job
 from rmt.segments import Segment
 
 
@@ -26,17 +27,23 @@ from rmt.segments import Segment
 class Speculative:
     """Reads ahead within aligned chunks of segments of one document.
 
-    A chunk begins with a small try, and tries double as long as nothing writes. Behind a write the rest of the
-    chunk is read a few segments at a time, for where one fact stands others do, and a try that fails costs time. A
-    new chunk begins afresh, whatever happened before it: which segments share a batch follows from the text alone,
+    As one batch at a time (``part`` is None, for a GPU): a chunk begins with a small try, and tries double as long as
+    nothing writes. Behind a write the rest of the chunk is read a few segments at a time, for where one fact stands
+    others do, and a try that fails costs time.
+
+    In parts, side by side on the cores of a CPU (:mod:`rmt.executors.side_by_side`): as many parts as there are cores
+    are being read at any time, each with the memory of now. When one writes, those behind it are dropped and read
+    again. Parts of several segments begin at half size, at the start of a chunk and for the rest of it behind a write.
+
+    A new chunk begins afresh, whatever happened before it: which segments share a batch follows from the text alone,
     not from the cores that are there, so that a run that was broken at a border of chunks goes on with the very same
     batches (the rounding of a matrix product depends on the rows beside it).
 
     Attributes:
         batch_segments: segments in a chunk.
-        first, most: segments in the first try of a chunk, also in those behind a write, and in the largest.
-        part: segments that run as one batch; the parts of a try run side by side, in inference mode
-            (:mod:`rmt.executors.side_by_side`). None for all of a try.
+        first, most: segments in the first try of a chunk, also in those behind a write, and in the largest; they have
+            no meaning for parts.
+        part: segments of a part, which runs as one batch in inference mode; None for all of a try.
     """
 
     batch_segments: int = 32
@@ -60,47 +67,64 @@ class Speculative:
         stream = iter(segments)
         while chunk := list(islice(stream, self.batch_segments)):
             for group in _equal_widths(chunk):
-                state = self._group(model, group, state)
+                state = self._tries(model, group, state) if self.part is None else self._parts(model, group, state)
         return state
 
-    def _group(self, model: ReadingModel, group: list[Segment], state: State) -> State:
+    def _tries(self, model: ReadingModel, group: list[Segment], state: State) -> State:
         at, size, most = 0, self.first, self.most
         while at < len(group):
             end = min(at + size, len(group))
-            parts, run = _parts(group[at:end], self.part), partial(_ahead, model, state)
-            tried = [run(parts[0])] if self.part is None else each(run, parts)
-            wrote = [row for _, rows in tried for row in rows]
+            after, wrote = _ahead(model, state, group[at:end])
             if True in wrote:
-                state = _row([after for after, _ in tried], wrote.index(True))
+                state = _row(after, wrote.index(True))
                 end, most = at + wrote.index(True) + 1, self.first
             at, size = end, min(2 * size, most)
         return state
 
+    def _parts(self, model: ReadingModel, group: list[Segment], state: State) -> State:
+        assert self.part is not None
+        threads = torch.get_num_threads()
+        # Twice as many as are read at a time, so that no core waits for the next; those that wait cost nothing.
+        most = 1 if threads == 1 else 2 * threads
+        at, half = 0, max(1, self.part // 2)
+        size, full = half, self.part
+        jobs: deque[tuple[int, Job[tuple[State, list[bool]]]]] = deque()
+        try:
+            while at < len(group) or jobs:
+                while at < len(group) and len(jobs) < most:
+                    end = min(at + size, len(group))
+                    jobs.append((at, Job(partial(_ahead, model, state, group[at:end]), threads)))
+                    at, size = end, full
+                start, job = jobs.popleft()
+                after, wrote = job.result()
+                if True in wrote:
+                    _drop(jobs)
+                    state = _row(after, wrote.index(True))
+                    at, size, full = start + wrote.index(True) + 1, half, half
+        finally:
+            _drop(jobs)
+        return state
+
+
+def _drop(jobs: deque[tuple[int, Job[tuple[State, list[bool]]]]]) -> None:
+    while jobs:
+        jobs.pop()[1].drop()
+
 
 def _ahead(model: ReadingModel, state: State, ahead: list[Segment]) -> tuple[State, list[bool]]:
     """Segments read as one batch, each with the same memory: the memories after, and which of them differ."""
+    if len(ahead) == 1:
+        after = model.cell(model.core, ahead[0], state).state
+        return after, _changed(state, after)
     together = Segment(*(torch.cat(t) for t in zip(*((s.ids, s.mask, s.source) for s in ahead), strict=True)))
     before = {name: t.expand(len(ahead), *t.shape[1:]) for name, t in state.items()}
     after = model.cell(model.core, together, before).state
     return after, _changed(before, after)
 
 
-def _parts(ahead: list[Segment], size: int | None) -> list[list[Segment]]:
-    """Runs of at most ``size``, none empty; two at least, where there are two segments, so that no core idles."""
-    if size is None:
-        return [ahead]
-    size = max(1, min(size, len(ahead) // 2))
-    return [ahead[start : start + size] for start in range(0, len(ahead), size)]
-
-
-def _row(parts: list[State], number: int) -> State:
-    """One row of states that follow one another."""
-    for part in parts:
-        rows = len(next(iter(part.values())))
-        if number < rows:
-            return {name: t[number : number + 1].clone() for name, t in part.items()}
-        number -= rows
-    raise IndexError(number)
+def _row(state: State, number: int) -> State:
+    """One row of a state."""
+    return {name: t[number : number + 1].clone() for name, t in state.items()}
 
 
 def _changed(before: State, after: State) -> list[bool]:

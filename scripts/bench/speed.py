@@ -91,7 +91,7 @@ def read_both(reader: Reader, twin: Any, document: Document, reader_first: bool)
         True: lambda: reader.read(ids, progress=False),
         False: lambda: reference.read(twin, listed),
     }
-    hook = reader.model.core.register_forward_pre_hook(count, with_kwargs=True)
+    hook = reader._writer.core.register_forward_pre_hook(count, with_kwargs=True)
     done = {ours: timed(sides[ours]) for ours in (reader_first, not reader_first)}
     hook.remove()
     (memory, seconds, busy), (expected, their_seconds, their_busy) = done[True], done[False]

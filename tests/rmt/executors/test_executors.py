@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from concurrent.futures import CancelledError
+from threading import Event
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -13,7 +16,7 @@ from hypothesis import given
 from rmt import reference
 from rmt.errors import InputError
 from rmt.executors import Sequential, Speculative, choose
-from rmt.executors.side_by_side import each
+from rmt.executors.side_by_side import Dropped, Job, each, still_wanted
 from rmt.segments import split
 from tests.rmt.tiny import causal, classifier, content
 
@@ -23,21 +26,22 @@ SIZE = 2
 class Counting:
     """A model whose segments write when their first id is odd (``moody``: in view of the memory, too).
 
-    Keeps the sizes of its batches.
+    Keeps the sizes of its batches; what is written tells the size of the batch (``crowd``), as rounding would.
     """
 
     training = False
     core = None
 
-    def __init__(self, moody=False):
-        self.batches, self.moody = [], moody
+    def __init__(self, moody=False, crowd=False):
+        self.batches, self.moody, self.crowd = [], moody, crowd
 
     def cell(self, core, segment, state):
         self.batches.append(len(segment.ids))
         memory = state["tokens"]
         sign = segment.ids[:, 0] + (memory[:, 0, 0].long() if self.moody else 0)
         wrote = (sign % 2 == 1)[:, None, None]
-        new = torch.where(wrote, memory % 64 * 1.5 + segment.ids.sum(dim=1)[:, None, None], memory)
+        told = len(segment.ids) / 8 if self.crowd else 0
+        new = torch.where(wrote, memory % 64 * 1.5 + segment.ids.sum(dim=1)[:, None, None] + told, memory)
         return SimpleNamespace(state={"tokens": new})
 
 
@@ -109,18 +113,83 @@ def three_threads():
     torch.set_num_threads(before)
 
 
+def with_threads(threads, work):
+    torch.set_num_threads(threads)
+    return work()
+
+
 @pytest.mark.usefixtures("three_threads")
-def test_batches_do_not_depend_on_the_cores():
-    writes = [False, True, *[False] * 30]
-    for part, batches in ((None, [4, 4]), (4, [2, 2, 2, 2]), (1, [1] * 6)):
-        model = Counting()
-        Speculative(32, part=part).read(model, pattern(writes), start())
-        assert model.batches[: len(batches)] == batches
-        torch.set_num_threads(1)
-        alone = Counting()
-        Speculative(32, part=part).read(alone, pattern(writes), start())
-        torch.set_num_threads(3)
-        assert sorted(alone.batches) == sorted(model.batches)
+@pytest.mark.parametrize(("part", "batches"), [(None, [4, 4, 4]), (4, [2] * 16), (3, [1, 3, *[1] * 30]), (1, [1] * 32)])
+def test_batches_that_count_are_those_of_one_core(part, batches):
+    model, alone = Counting(), Counting()
+    segments = pattern([False, True, *[False] * 30])
+    Speculative(32, part=part).read(model, segments, start())
+    with_threads(1, lambda: Speculative(32, part=part).read(alone, segments, start()))
+    assert alone.batches[: len(batches)] == batches
+    assert not Counter(alone.batches) - Counter(model.batches)
+
+
+def test_parts_begin_small_and_grow():
+    model = Counting()
+    with_threads(1, lambda: Speculative(16, part=4).read(model, pattern([False] * 32), start()))
+    assert model.batches == [2, 4, 4, 4, 2] * 2
+
+
+@pytest.mark.usefixtures("three_threads")
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 5), st.booleans())
+def test_bits_do_not_depend_on_the_cores(writes, part, moody):
+    segments, ahead = pattern(writes), Speculative(16, part=part)
+    alone, together = (
+        with_threads(threads, lambda: ahead.read(Counting(moody, crowd=True), segments, start())["tokens"])
+        for threads in (1, 3)
+    )
+    assert torch.equal(alone, together)
+
+
+@pytest.mark.usefixtures("three_threads")
+@given(st.lists(st.booleans(), min_size=9, max_size=40), st.integers(2, 4), st.integers(1, 4))
+def test_a_broken_run_of_parts_gives_the_same_bits(writes, chunk, part):
+    segments, ahead = pattern(writes, tail=1), Speculative(chunk, part=part)
+    whole = ahead.read(Counting(crowd=True), segments, start())
+    border = chunk * (len(segments) // chunk // 2)
+    state = ahead.read(Counting(crowd=True), segments[:border], start())
+    state = ahead.read(Counting(crowd=True), segments[border:], state)
+    assert torch.equal(state["tokens"], whole["tokens"])
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_error_in_a_part_is_told():
+    class Broken(Counting):
+        def cell(self, core, segment, state):
+            if 3 in segment.ids:
+                raise ZeroDivisionError
+            return super().cell(core, segment, state)
+
+    with pytest.raises(ZeroDivisionError):
+        Speculative(16, part=1).read(Broken(), pattern([False, True, True, False]), start())
+
+
+def test_a_dropped_job_is_not_begun_or_ends_early():
+    begun, go, ran = Event(), Event(), []
+
+    def long():
+        begun.set()
+        go.wait(10)
+        still_wanted()
+        ran.append("long")
+
+    jobs = [Job(long, 3) for _ in range(3)] + [Job(lambda: ran.append("queued"), 3)]
+    begun.wait(10)
+    for job in jobs:
+        job.drop()
+    go.set()
+    with pytest.raises((Dropped, CancelledError)):
+        jobs[0].result()
+    with pytest.raises(CancelledError):
+        jobs[3].result()
+    assert Job(lambda: still_wanted() or torch.is_inference_mode_enabled(), 3).result()
+    assert not ran
+    still_wanted()  # outside a job nothing happens
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -200,7 +269,8 @@ def test_refusals():
 
 def test_choice():
     gated, plain = classifier(memory_update="gated").config, classifier().config
-    assert choose(gated)[0] == Speculative(32, part=4)
+    assert choose(gated)[0] == Speculative(32, part=1)
+    assert choose(causal(memory_update="gated").config)[0] == Speculative(32, part=4)
     assert choose(gated, device="cuda")[0] == Speculative(32, most=32)
     assert choose(gated, "sequential", 8)[0] == Sequential(8)
     assert choose(plain)[0] == Sequential(32)

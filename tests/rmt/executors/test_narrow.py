@@ -7,6 +7,7 @@ import torch
 
 from rmt import RMTForSequenceClassification
 from rmt.executors import Sequential, writer
+from rmt.executors.narrow import Writer, narrow
 from tests.rmt.families import SPECIAL, VOCAB, build
 from tests.rmt.tiny import causal, classifier, content
 
@@ -30,18 +31,21 @@ def test_the_memory_is_the_same(family, attention, batch):
     with torch.inference_mode():
         expected = Sequential().read(model, segments, state)["tokens"]
         got = Sequential().read(writer(model), segments, state)["tokens"]
+        view = Writer(model.cell, narrow(model.core, "encoder.layer", 1 + model.config.num_memory_tokens))
+        other = Sequential().read(view, segments, state)["tokens"]
     assert not torch.equal(expected, state["tokens"])
-    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(other, expected, atol=1e-6, rtol=0)
 
 
 def test_only_the_memory_goes_through_the_last_layer():
     model = encoder("bert")
-    narrow, rows = writer(model), []
+    view, rows = narrow(model.core, "encoder.layer", 1 + model.config.num_memory_tokens), []
     last = model.core.encoder.layer[-1]
     last.intermediate.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[1]))
     segment = model.segments(content(1, 10) % VOCAB, None)[0]
     with torch.inference_mode():
-        narrow.cell(narrow.core, segment, dict(model.initial_memory(1).tensors))
+        model.cell(view, segment, dict(model.initial_memory(1).tensors))
         model.cell(model.core, segment, dict(model.initial_memory(1).tensors))
     assert rows[0] == 1 + model.config.num_memory_tokens < rows[1]
 
@@ -49,10 +53,10 @@ def test_only_the_memory_goes_through_the_last_layer():
 def test_the_model_is_left_as_it_is():
     model = encoder("bert")
     before = [name for name, _ in model.named_modules()]
-    narrow = writer(model)
+    reads = writer(model)
     assert [name for name, _ in model.named_modules()] == before
     own = {id(p) for p in model.parameters()}
-    assert {id(p) for p in narrow.core.parameters()} <= own
+    assert {id(p) for p in reads.core.parameters()} <= own
 
 
 @pytest.mark.parametrize("make", [causal, lambda: encoder("distilbert"), lambda: classifier(num_memory_tokens=0)])

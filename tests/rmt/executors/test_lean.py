@@ -1,0 +1,168 @@
+"""BERT's layers written out give what Hugging Face's give, and other layers are left alone."""
+
+from __future__ import annotations
+
+import copy
+from threading import Event
+
+import pytest
+import torch
+from torch import nn
+
+from rmt import RMTForSequenceClassification, reference
+from rmt.executors import Sequential, for_reading, writer
+from rmt.executors.lean import LARGEST, Layer, LeanEncoder, Product, attend, padded, suits
+from rmt.executors.side_by_side import Dropped, Job
+from tests.rmt.families import SPECIAL, VOCAB, build
+from tests.rmt.tiny import causal, classifier, content
+
+
+def encoder(kind="bert", **options):
+    model = RMTForSequenceClassification.from_backbone(
+        build(kind, **options), segment_size=7, num_memory_tokens=3, memory_update="gated", **SPECIAL
+    ).eval()
+    torch.manual_seed(5)
+    for parameter in model.backbone.parameters():  # biases and norms too, which start at zero and one
+        nn.init.normal_(parameter, std=0.3)
+    return model.requires_grad_(False)
+
+
+def relative(got, expected):
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize(("batch", "width"), [(1, 5), (1, 32), (3, 16), (4, 11)])
+def test_layers_are_those_of_hugging_face(kind, batch, width):
+    model = encoder(kind)
+    x = torch.randn(batch, width, model.config.hidden_size)
+    for layer in model.core.encoder.layer:
+        expected = layer(x)
+        for whole in (False, True):
+            for rows in (width, 4):
+                out, total = Layer.of(layer)(padded(x), batch, width, rows, whole)
+                got = out[: batch * rows].view(batch, rows, -1)
+                assert relative(got, expected[:, :rows]) < 1e-5
+                assert bool((total >= 0.999).all())
+        x = expected
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_encoder_gives_the_first_hidden_states(kind):
+    model = encoder(kind)
+    lean = writer(model).core
+    assert isinstance(lean, LeanEncoder)
+    x = torch.randn(2, 14, model.config.hidden_size)
+    expected = model.core(inputs_embeds=x).last_hidden_state[:, :4]
+    assert relative(lean(inputs_embeds=x).last_hidden_state, expected) < 1e-5
+    mask = torch.ones(2, 14, dtype=torch.long)
+    assert relative(lean(inputs_embeds=x, attention_mask=mask).last_hidden_state, expected) < 1e-5
+    mask[1, 9:] = 0
+    other = model.core(inputs_embeds=x, attention_mask=mask).last_hidden_state[:, :4]
+    assert relative(lean(inputs_embeds=x, attention_mask=mask).last_hidden_state, other) < 1e-5
+    assert relative(other, expected) > 1e-3, "the mask changed nothing, so nothing was shown"
+
+
+def test_against_the_reference():
+    model, ids = encoder(), content(1, 45) % VOCAB
+    with torch.inference_mode():
+        state = Sequential().read(writer(model), model.segments(ids, None), dict(model.initial_memory(1).tensors))
+    expected = reference.read(reference.as_reference(model), ids[0].tolist())
+    assert float(expected.abs().max()) > 0
+    assert relative(state["tokens"][0], expected) < 1e-5
+
+
+def test_bits_repeat():
+    lean = writer(for_reading(encoder(), "bfloat16")).core
+    x = torch.randn(1, 14, 16).bfloat16()
+    one, two = (lean(inputs_embeds=x).last_hidden_state for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_bfloat16_is_as_near_as_hugging_faces():
+    model = encoder()
+    x = torch.randn(2, 40, 16)
+    exact = model.core(inputs_embeds=x).last_hidden_state[:, :4]
+    low = for_reading(model, "bfloat16")
+    theirs = low.core(inputs_embeds=x.bfloat16()).last_hidden_state[:, :4].float()
+    ours = writer(low).core(inputs_embeds=x.bfloat16()).last_hidden_state.float()
+    assert (ours - exact).square().mean() < 1.5 * (theirs - exact).square().mean()
+
+
+def test_scores_that_overflow_are_seen():
+    """Another key's score is far above that of a position's own: the sum overflows, and all is done again."""
+    q, k, v = torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), torch.randn(1, 4, 2)
+    q[0, 0, 0], k[0, 3, 0] = 20.0, 10.0
+    _, total = attend(q, k, v)
+    assert not bool(total.amax() < LARGEST)
+    got, total = attend(q, k, v, whole=True)
+    torch.testing.assert_close(got[0, 0], v[0, 3])
+    assert bool(total.amax() < LARGEST)
+
+    model = encoder()
+    own = model.core.encoder.layer[0].attention.self
+    for linear in (own.query, own.key):
+        linear.weight.data *= 60
+    lean, calls = writer(model).core, []
+    run = lean._run
+    lean._run = lambda x, whole: calls.append(whole) or run(x, whole)
+    x = torch.randn(1, 14, 16)
+    got = lean(inputs_embeds=x).last_hidden_state
+    assert calls == [False, True]
+    assert relative(got, model.core(inputs_embeds=x).last_hidden_state[:, :4]) < 1e-4
+
+
+def test_what_is_no_number_stays_none():
+    lean = writer(encoder()).core
+    x = torch.randn(1, 14, 16)
+    x[0, 3] = float("nan")
+    assert bool(lean(inputs_embeds=x).last_hidden_state.isnan().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_without_onednn_is_the_same(monkeypatch, dtype):
+    linears = [nn.Linear(32, 48).to(dtype).requires_grad_(False) for _ in range(2)]
+    x, plus = torch.randn(16, 32).to(dtype), torch.randn(16, 96).to(dtype)
+    fast = Product(*linears, scale=0.5)
+    monkeypatch.setattr("rmt.executors.lean._packs", lambda _: False)
+    plain = Product(*linears, scale=0.5)
+    assert not plain.packed
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for args in ((x,), (x, plus)):
+        assert relative(fast(*args).float(), plain(*args).float()) < tolerance
+    expected = torch.cat([0.5 * linears[0](x).float(), linears[1](x).float()], dim=1)
+    assert relative(plain(x).float(), expected) < tolerance
+
+
+def test_a_dropped_segment_ends_between_layers():
+    lean, seen = writer(encoder()).core, []
+    x = torch.randn(1, 14, 16)
+
+    def drop(*_):
+        seen.append(1)
+        job.drop()
+
+    lean.layers[0].norms[0].register_forward_hook(drop)
+    lean.layers[1].norms[0].register_forward_hook(lambda *_: seen.append(2))
+    go = Event()
+    job = Job(lambda: go.wait(10) and lean(inputs_embeds=x), 2)
+    go.set()
+    with pytest.raises(Dropped):
+        job.result()
+    assert seen == [1]
+
+
+def test_layers_that_were_changed_are_left_alone():
+    class Adapted(nn.Linear):
+        pass
+
+    model = encoder()
+    assert suits(model.core, "encoder.layer")
+    changed = copy.deepcopy(model)
+    changed.core.encoder.layer[1].output.dense.__class__ = Adapted
+    assert not suits(changed.core, "encoder.layer")
+    assert not isinstance(writer(changed).core, LeanEncoder)
+    assert not suits(copy.deepcopy(model.core).half(), "encoder.layer")
+    assert not suits(copy.deepcopy(model.core).to("meta"), "encoder.layer")
+    assert writer(causal().eval()).core is not None
+    assert isinstance(writer(classifier().eval()).core, LeanEncoder)
