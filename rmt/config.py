@@ -16,6 +16,7 @@ MEMORIES = ("tokens", "associative")
 MEMORY_UPDATES = ("replace", "gated")
 RETRIEVAL_KEEPS = ("recent", "spread", "surprise")
 RECURRENCES = ("plain", "checkpointed")
+ORDERS = ("segments", "layers", "wavefront")
 Require = Callable[[bool, str, object], None]
 Whole = Callable[[object, int], bool]
 # What PreTrainedConfig takes beyond its fields; names with a leading underscore are its own business too.
@@ -59,6 +60,11 @@ class RMTConfig(PreTrainedConfig):
         bptt_depth: segments that gradients pass through, counted from the end of each document; None for all.
         recurrence: ``"plain"`` or ``"checkpointed"`` (activations are recomputed segment by segment, so that
             memory in training does not grow with the number of segments).
+        order: in which order a forward runs layers and segments; the result is the same. ``"segments"``, or with
+            associative memory ``"layers"`` (a layer over all segments before the next, so that backward finishes a
+            layer before the one below) or ``"wavefront"`` (all pairs that are ready as one batch; fast on a GPU). The
+            two keep activations that grow with the number of segments, ``checkpointed`` or not. See
+            :mod:`rmt.orders`; for reading there are executors.
         cls_token_id, sep_token_id: special tokens of the encoder layout [CLS] memory [SEP] segment [SEP].
         classifier_dropout: dropout before a classification or span head.
 
@@ -87,6 +93,7 @@ class RMTConfig(PreTrainedConfig):
     gate_penalty: float = 0.0
     bptt_depth: int | None = None
     recurrence: str = "plain"
+    order: str = "segments"
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     pad_token_id: int | None = None
@@ -163,6 +170,9 @@ class RMTConfig(PreTrainedConfig):
         require(whole(expansion, 1) and expansion <= widest, f"associative_expansion from 1 to {widest}", expansion)
         for name in ("associative_correction", "associative_normalize"):
             require(isinstance(getattr(self, name), bool), f"{name} to be true or false", getattr(self, name))
+        require(self.order in ORDERS, f"order in {ORDERS}", self.order)
+        local = self.order == "segments" or self.memory == "associative"
+        require(local, "order='segments' with memory='tokens', whose segments need all layers before", self.order)
         if self.memory == "associative":
             require(self.num_memory_tokens > 0, "num_memory_tokens above 0 with associative memory", 0)
             if inner is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from rmt.backbone import Family
 
@@ -22,6 +23,11 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def kind(self) -> str:
+        """Equal for calls that can be made as one: the same form, tensors of the same shapes, the same other values."""
+        leaves, form = pytree.tree_flatten((self.args, self.kwargs))
+        return str([form, *(tuple(x.shape) if isinstance(x, Tensor) else x for x in leaves)])
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,11 @@ def run(
     """
     left = remaining(segments)
     grad = torch.is_grad_enabled()
-    for number, segment in enumerate(segments):
+    for number, (segment, border) in enumerate(zip(segments, borders(segments, bptt_depth), strict=True)):
         reachable = True
+        if border is not None:
+            state = {name: cut(t, border) for name, t in state.items()}
         if bptt_depth is not None and grad:
-            if number:
-                border = (left[number] % bptt_depth == 0) & (left[number] > 0)
-                state = {name: cut(t, border) for name, t in state.items()}
             reachable = every_segment_counts or not bool((left[number] > bptt_depth).all())
         with torch.set_grad_enabled(grad and reachable):
             if checkpointed and torch.is_grad_enabled():
@@ -61,6 +60,14 @@ def run(
             else:
                 state, emit = step(segment, state)
         yield state, emit
+
+
+def borders(segments: list[Segment], bptt_depth: int | None) -> list[Tensor | None]:
+    """For each segment the rows whose memory is cut before it, None where none is; see :func:`run`."""
+    if bptt_depth is None or not torch.is_grad_enabled():
+        return [None] * len(segments)
+    left = remaining(segments)
+    return [None, *((count % bptt_depth == 0) & (count > 0) for count in left[1:])]
 
 
 def cut(tensor: Tensor, rows: Tensor) -> Tensor:

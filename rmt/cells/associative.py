@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization
 
 from rmt import layers
 from rmt.backbone import family_of
@@ -35,6 +36,10 @@ class Store:
 
     associations: Float[Tensor, "layers batch heads value features"]
     normalizers: Float[Tensor, "layers batch heads features"]
+
+    def split(self) -> list[Store]:
+        """Those of each layer. Taken all at once: the gradient of a slice is as large as the whole."""
+        return [Store(a, z) for a, z in zip(self.associations.split(1), self.normalizers.split(1), strict=True)]
 
     def at(self, some: slice) -> Store:
         """That of some of the layers."""
@@ -109,17 +114,20 @@ class AssociativeMemoryCell(nn.Module):
             self.slot_gate_bias = nn.Parameter(torch.empty(depth, 1))
 
     @torch.no_grad()
-    def reset_parameters(self, std: float, init: Any = nn.init) -> None:
-        """Memory tokens scattered like word embeddings, keys and queries as fresh linear maps, values at zero.
+    def reset_parameters(self, std: float, init: Any = initialization) -> None:
+        """Memory tokens scattered like word embeddings, keys as fresh linear maps, values at zero.
+
+        Queries begin as the keys do: what is written under a vector is then found under a vector like it, which is
+        most of what there is to learn.
 
         Args:
             std: of word embeddings.
-            init: has ``normal_`` and ``constant_``; transformers' own passes over what a checkpoint brought.
+            init: transformers' own, which passes over what a checkpoint brought.
         """
         spread = self.config.hidden_size**-0.5
         init.normal_(self.memory, mean=0.0, std=std)
-        init.normal_(self.query, mean=0.0, std=spread)
         init.normal_(self.key, mean=0.0, std=spread)
+        init.copy_(self.query, self.key)
         init.constant_(self.value, 0.0)
         init.normal_(self.strength, mean=0.0, std=0.02 * spread if self.gated else spread)
         init.constant_(self.strength_bias, 2.0 if self.gated else 0.0)
@@ -146,16 +154,58 @@ class AssociativeMemoryCell(nn.Module):
             state: the memory before, see :meth:`initial`.
         """
         laid, plan = self.begin(backbone, segment)
-        store, hidden = Store.of(state), plan.hidden
-        after, gates = [], []
-        for number, (layer, call) in enumerate(zip(layers.layers_of(backbone, self.family), plan.calls, strict=True)):
-            at = slice(number, number + 1)
-            before = store.at(at)
-            hidden = layers.run(layer, self.read(at, hidden[None], before)[0], call)
-            new, gate = self.write(at, hidden[None, :, laid.written], before, segment.active)
+        hidden, after, gates = plan.hidden, [], []
+        stack = zip(layers.layers_of(backbone, self.family), plan.calls, Store.of(state).split(), strict=True)
+        for number, (layer, call, before) in enumerate(stack):
+            hidden, new, gate = self.layer(number, layer, hidden, call, before, laid.written, segment.active)
             after.append(new)
             gates.append(gate)
-        return self.end(backbone, laid, hidden, Store.join(after), torch.cat(gates))
+        return self.end(backbone, laid, hidden, Store.join(after).state(), torch.cat(gates))
+
+    def layer(
+        self,
+        number: int,
+        layer: nn.Module,
+        hidden: Float[Tensor, "batch width hidden"],
+        call: layers.Call,
+        before: Store,
+        written: slice,
+        active: Bool[Tensor, " batch"],
+    ) -> tuple[Tensor, Store, Tensor]:
+        """One layer of one segment: hidden states, what it holds now, and its gates as :meth:`write` gives them.
+
+        Args:
+            number: of the layer.
+            layer: itself.
+            hidden: what it is given.
+            call: what it is called with beside that.
+            before: what it held.
+            written: columns of memory tokens.
+            active: rows that have tokens in this segment.
+        """
+        at = slice(number, number + 1)
+        hidden = layers.run(layer, self.read(at, hidden[None], before)[0], call)
+        after, gates = self.write(at, hidden[None, :, written], before, active[None])
+        return hidden, after, gates
+
+    def inputs(self, text: Float[Tensor, "batch width hidden"], state: State) -> tuple[Tensor, Tensor]:
+        """What stands before an open segment's tokens, nothing here, and what the backbone sees of the tokens."""
+        return text[:, :0], text
+
+    def open(self, backbone: nn.Module, state: State, **inputs: Any) -> Float[Tensor, "batch width hidden"]:
+        """Last hidden states of a segment that is still open: read, not written. For generation.
+
+        Args:
+            backbone: base model of a decoder.
+            state: the memory before the segment.
+            inputs: of the backbone's forward, a cache among them.
+        """
+        plan = layers.plan(backbone, self.family, **inputs)
+        hidden = plan.hidden
+        stack = zip(layers.layers_of(backbone, self.family), plan.calls, Store.of(state).split(), strict=True)
+        for number, (layer, call, store) in enumerate(stack):
+            hidden = layers.run(layer, self.read(slice(number, number + 1), hidden[None], store)[0], call)
+        return layers.finish(backbone, self.family, hidden)
 
     def begin(self, backbone: nn.Module, segment: Segment) -> tuple[layout.Laid, layers.Plan]:
         """A segment laid out, and what its layers are to be called with."""
@@ -171,13 +221,13 @@ class AssociativeMemoryCell(nn.Module):
         backbone: nn.Module,
         laid: layout.Laid,
         hidden: Float[Tensor, "batch width hidden"],
-        store: Store,
+        state: State,
         gates: Float[Tensor, "layers batch memory"],
     ) -> CellOutput:
-        """What a segment gives once all layers have run."""
+        """What a segment gives once all layers have run, its memory and gates beside it."""
         hidden = layers.finish(backbone, self.family, hidden)
         logits = gates.transpose(0, 1).flatten(1) if self.gated else None
-        return CellOutput(hidden[:, laid.text], hidden[:, 0], store.state(), logits)
+        return CellOutput(hidden[:, laid.text], hidden[:, 0], state, logits)
 
     def read(
         self, at: slice, hidden: Float[Tensor, "layers batch width hidden"], store: Store
@@ -200,7 +250,7 @@ class AssociativeMemoryCell(nn.Module):
         at: slice,
         outputs: Float[Tensor, "layers batch memory hidden"],
         before: Store,
-        active: Bool[Tensor, " batch"],
+        active: Bool[Tensor, "layers batch"],
     ) -> tuple[Store, Float[Tensor, "layers batch memory"]]:
         """What some layers hold after a segment, and slot gates before the sigmoid (zeros where there are none).
 
@@ -208,7 +258,7 @@ class AssociativeMemoryCell(nn.Module):
             at: which layers.
             outputs: what they gave at the memory positions.
             before: what they held.
-            active: rows that have tokens in this segment; others keep what they hold.
+            active: rows that have tokens in the segment of each layer; others keep what they hold.
         """
         with torch.autocast(device_type=outputs.device.type, enabled=False):
             m = outputs.float()
@@ -229,7 +279,7 @@ class AssociativeMemoryCell(nn.Module):
                 slot, logits = self._slot(at, m)
                 strength, fresh = strength * slot, fresh * slot
             # The closed rows of ended documents: zero is added, which changes no bit.
-            there_is = active.view(1, -1, 1, 1, 1)
+            there_is = active[:, :, None, None, None]
             change = torch.where(there_is, strength * (values - there), 0.0).mT @ keys
             weight = torch.where(there_is, fresh * keys, 0.0).sum(dim=3)
         return Store(before.associations + change, before.normalizers + weight), logits

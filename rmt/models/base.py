@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from rmt import backbone as family
+from rmt import orders
 from rmt.cells import AssociativeMemoryCell, TokenMemoryCell, new_cell
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.memory import Memory, MemoryMeta
-from rmt.recurrence import Emit, State, run
+from rmt.recurrence import Emit, State, borders, run
 from rmt.segments import Segment, split
 
 Head = Callable[[Segment, CellOutput], Emit]
@@ -129,19 +130,30 @@ class RMTPreTrainedModel(PreTrainedModel):
         ``penalty``, the sum over rows of how open their gates stand for nothing, is emitted beside it.
         """
 
+        def emit(segment: Segment, out: CellOutput) -> Emit:
+            emitted = head(segment, out)
+            if self.training and self.config.gate_penalty and out.gate_logits is not None:
+                emitted["penalty"] = gate_penalty(segment, out.gate_logits, salient)
+            return emitted
+
         def step(segment: Segment, before: State) -> tuple[State, Emit]:
             out = self.cell(self.core, segment, before)
-            emit = head(segment, out)
-            if self.training and self.config.gate_penalty and out.gate_logits is not None:
-                emit["penalty"] = gate_penalty(segment, out.gate_logits, salient)
-            return out.state, emit
+            return out.state, emit(segment, out)
 
-        return run(
+        depth, checkpointed = self.config.bptt_depth, self.config.recurrence == "checkpointed"
+        if self.config.order != "segments":
+            assert isinstance(self.cell, AssociativeMemoryCell)
+            cuts = borders(segments, depth)
+            outputs = orders.run(self.cell, self.core, segments, state, self.config.order, cuts, checkpointed)
+            for segment, out in zip(segments, outputs, strict=True):
+                yield out.state, orders.maybe_checkpoint(emit, checkpointed, segment, out)
+            return
+        yield from run(
             step,
             segments,
             state,
-            bptt_depth=self.config.bptt_depth,
-            checkpointed=self.config.recurrence == "checkpointed",
+            bptt_depth=depth,
+            checkpointed=checkpointed,
             # A penalty hangs on each segment too.
             every_segment_counts=every_segment_counts or (self.training and self.config.gate_penalty > 0),
         )

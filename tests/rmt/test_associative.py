@@ -107,9 +107,9 @@ def test_what_is_written_under_a_key_is_read_under_it():
     with torch.no_grad():
         cell.strength_bias.fill_(30.0)  # beta is 1
         cell.query.copy_(cell.key)
-        once, _ = cell.write(at, token, nothing.at(at), torch.tensor([True]))
+        once, _ = cell.write(at, token, nothing.at(at), torch.tensor([[True]]))
         read = cell.read(at, token, once) - token
-        twice, _ = cell.write(at, token, once, torch.tensor([True]))
+        twice, _ = cell.write(at, token, once, torch.tensor([[True]]))
     value = token @ cell.value[0].T
     assert torch.allclose(read, value, atol=1e-4)
     # A key that is known brings nothing new: the delta rule has nothing left to add, nor has gamma.
