@@ -170,24 +170,26 @@ def append(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Pl
     """Tokens that fit into the open segments: only they run, against the cached keys."""
     assert cache.keys is not None
     lengths = cache.mask.sum(dim=1, keepdim=True)
-    memory = model.config.num_memory_tokens
-    positions = memory + lengths + mask.long().cumsum(dim=1) - 1
-    keys_mask = torch.cat([cache.keys_mask, mask], dim=1)
-    _, text = model.cell.inputs(model.get_input_embeddings()(ids), dict(cache.memory.tensors))
-    out = model.core(
+    state: State = dict(cache.memory.tensors)
+    before, text = model.cell.inputs(model.get_input_embeddings()(ids), state)
+    positions = before.shape[1] + lengths + mask.long().cumsum(dim=1) - 1
+    keys, keys_mask = same(cache.keys), torch.cat([cache.keys_mask, mask], dim=1)
+    hidden = model.cell.open(
+        model.core,
+        state,
         inputs_embeds=text,
         attention_mask=keys_mask.long(),
         position_ids=positions.clamp(min=0),
         use_cache=True,
-        **{CACHE: same(cache.keys)},
+        **{CACHE: keys},
     )
     columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     kept = (place.columns >= 0) & mask
-    logits = put_back([Segment(ids, mask, columns)], [model.lm_logits(out.last_hidden_state[kept])], place)
+    logits = put_back([Segment(ids, mask, columns)], [model.lm_logits(hidden[kept])], place)
     held, held_mask = torch.cat([cache.ids, ids], dim=1), torch.cat([cache.mask, mask], dim=1)
     left = compact(held_mask)
     open_ids = held.gather(1, left.clamp(min=0)).masked_fill(left < 0, 0)
-    return logits, replace(cache, ids=open_ids, mask=left >= 0, keys=getattr(out, CACHE), keys_mask=keys_mask)
+    return logits, replace(cache, ids=open_ids, mask=left >= 0, keys=keys, keys_mask=keys_mask)
 
 
 def reopen(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Placement) -> tuple[Tensor, RMTCache]:
@@ -240,6 +242,8 @@ def prefill(
 ) -> tuple[Float[Tensor, "batch width hidden"], DynamicCache, Bool[Tensor, "batch columns"]]:
     """Read [padding | memory | tokens], right-aligned, so that every row goes on at the same column.
 
+    What stands there for the memory is the cell's business; associative memory needs no column.
+
     Returns:
         Hidden states of the tokens (left-aligned, as in ``segment``), the keys, and which columns are real.
     """
@@ -251,13 +255,15 @@ def prefill(
     columns = torch.arange(total, device=text.device)[None]
     real = columns >= shift
     moved = inputs.gather(1, (columns - shift).clamp(min=0)[:, :, None].expand(-1, -1, hidden))
-    out = model.core(
+    keys = DynamicCache()
+    out = model.cell.open(
+        model.core,
+        state,
         inputs_embeds=moved,
         attention_mask=real.long(),
         position_ids=(columns - shift).clamp(min=0),
         use_cache=True,
-        **{CACHE: DynamicCache()},
+        **{CACHE: keys},
     )
     back = (memory.shape[1] + shift + torch.arange(width, device=text.device)).clamp(max=total - 1)
-    states = out.last_hidden_state.gather(1, back[:, :, None].expand(-1, -1, hidden))
-    return states, getattr(out, CACHE), real
+    return out.gather(1, back[:, :, None].expand(-1, -1, hidden)), keys, real
