@@ -151,9 +151,9 @@ def _one_segment(
     shown = _shown(model, memory)
     if model.config.retrieval_every:
         cell: Any = model.cell
-        queries = [cell.retrieval.query.weight @ _norm(m) for m in shown]
+        queries = [cell.retrieval.memory_query.weight @ _norm(m) for m in shown]
         found = [_found(model, q, sum(queries) / len(queries), bank) for q in queries]
-        shown = torch.stack([m + cell.retrieval.output.weight @ f for m, f in zip(shown, found, strict=True)])
+        shown = torch.stack([m + cell.retrieval.memory_output.weight @ f for m, f in zip(shown, found, strict=True)])
         for place, word in enumerate(words):
             query = cell.retrieval.text_query.weight @ _norm(word)
             words[place] = word + cell.retrieval.text_output.weight @ _found(model, query, query, bank)
@@ -226,10 +226,10 @@ def _found(model: RMTPreTrainedModel, query: Tensor, chooser: Tensor, bank: Bank
     ranked = []
     for number, _, copy_ in bank.copies:
         tokens = [_norm(token) for token in _shown(model, copy_)]
-        keys = [retrieval.key.weight @ token for token in tokens]
+        keys = [retrieval.copy_key.weight @ token for token in tokens]
         mean = sum(keys) / len(keys)
         cosine = chooser @ mean / (torch.linalg.norm(chooser) * torch.linalg.norm(mean))
-        values = [retrieval.value.weight @ token for token in tokens]
+        values = [retrieval.copy_value.weight @ token for token in tokens]
         ranked.append((float(cosine), number, keys, values))
     ranked.sort(key=lambda entry: -entry[0])
     weights, values = [], []

@@ -46,19 +46,20 @@ class Retrieval(nn.Module):
         super().__init__()
         self.config = config
         hidden = config.hidden_size
-        self.query = nn.Linear(hidden, hidden, bias=False)
-        self.key = nn.Linear(hidden, hidden, bias=False)
-        self.value = nn.Linear(hidden, hidden, bias=False)
-        self.output = nn.Linear(hidden, hidden, bias=False)
+        # Not "query" and so on: as LoRA targets these names would reach in here.
+        self.memory_query = nn.Linear(hidden, hidden, bias=False)
+        self.copy_key = nn.Linear(hidden, hidden, bias=False)
+        self.copy_value = nn.Linear(hidden, hidden, bias=False)
+        self.memory_output = nn.Linear(hidden, hidden, bias=False)
         self.text_query = nn.Linear(hidden, hidden, bias=False)
         self.text_output = nn.Linear(hidden, hidden, bias=False)
 
     @torch.no_grad()
     def reset_parameters(self, init: Any = nn.init) -> None:
         """Queries, keys and values keep variance 1; outputs are zero."""
-        for linear in (self.query, self.key, self.value, self.text_query):
+        for linear in (self.memory_query, self.copy_key, self.copy_value, self.text_query):
             init.normal_(linear.weight, mean=0.0, std=linear.in_features**-0.5)
-        for linear in (self.output, self.text_output):
+        for linear in (self.memory_output, self.text_output):
             init.constant_(linear.weight, 0.0)
 
     def initial(self, tokens: Float[Tensor, "batch memory hidden"]) -> State:
@@ -98,10 +99,10 @@ class Retrieval(nn.Module):
         """
         with torch.autocast(device_type=memory.device.type, enabled=False):
             tokens = normed(copies)
-            keys, values = apply(self.key, tokens), apply(self.value, tokens)
-            query = apply(self.query, normed(memory))
+            keys, values = apply(self.copy_key, tokens), apply(self.copy_value, tokens)
+            query = apply(self.memory_query, normed(memory))
             found = attend(query, query.mean(dim=1, keepdim=True), keys, values, held, self.config.retrieval_top)
-            shown = memory + apply(self.output, found)
+            shown = memory + apply(self.memory_output, found)
             query = apply(self.text_query, normed(text))
             found = attend(query, query, keys, values, held, self.config.retrieval_top)
             return shown, (text.float() + apply(self.text_output, found)).to(text.dtype)

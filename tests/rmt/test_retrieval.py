@@ -16,6 +16,7 @@ from rmt.cells.retrieval import Retrieval, moved
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors import Sequential, choose, writer
+from rmt.executors.packed import Packed
 from rmt.memory import Memory
 from rmt.models.base import RMTPreTrainedModel
 from rmt.segments import split
@@ -37,7 +38,7 @@ def awake(model: RMTPreTrainedModel, seed: int = 5) -> RMTPreTrainedModel:
         for name, parameter in model.backbone.named_parameters():
             if parameter.dim() > 1 and "embed" not in name:
                 parameter.mul_(0.6)
-        for linear in (model.cell.retrieval.output, model.cell.retrieval.text_output):
+        for linear in (model.cell.retrieval.memory_output, model.cell.retrieval.text_output):
             linear.weight.normal_(0.0, 0.2, generator=generator)
         if model.cell.slot_gate is not None:
             model.cell.slot_gate.weight.normal_(0.0, 0.3, generator=generator)
@@ -92,7 +93,7 @@ def test_equals_the_twin(kind, update, keep):
 def test_the_comparison_is_not_empty(kind):
     model, quiet = make(kind), make(kind)
     ids, question = content(2, 13), content(2, 5, seed=1)
-    for output in ("output", "text_output"):
+    for output in ("memory_output", "text_output"):
         with torch.no_grad():
             getattr(quiet.cell.retrieval, output).weight.zero_()
             one, other = (m(input_ids=question, memory=m(input_ids=ids).memory).logits for m in (model, quiet))
@@ -394,3 +395,15 @@ def test_it_is_read_in_order(kind):
         narrow = Sequential().read(writer(model), segments, model.cell.initial(1))
     for name in expected:
         torch.testing.assert_close(narrow[name], expected[name], atol=TOLERANCE, rtol=0)
+
+
+def test_documents_side_by_side_have_banks_of_their_own():
+    model = make("encoder")
+    documents = [content(1, length, seed=length) for length in (21, 2, 9)]
+    runs = [[part.numpy() for part in ids[0].split(2)] for ids in documents]
+    with torch.inference_mode():
+        packed = dict(Packed(slots=2).read_many(writer(model), runs, model.cell.initial(1), 2))
+        for number, ids in enumerate(documents):
+            alone = Sequential().read(writer(model), split(ids, None, 2), model.cell.initial(1))
+            for name in alone:
+                torch.testing.assert_close(packed[number][name], alone[name], atol=TOLERANCE, rtol=0)
