@@ -145,14 +145,18 @@ class AssociativeMemoryCell(nn.Module):
             "normalizers": torch.zeros(*shape[:3], shape[4], device=self.key.device),
         }
 
-    def forward(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
+    def forward(self, backbone: nn.Module, segment: Segment, state: State, write: bool = True) -> CellOutput:
         """Read one segment.
 
         Args:
             backbone: base model of the family that the configuration names.
             segment: tokens of every document; ended documents have empty rows, and keep their memory bit for bit.
-            state: the memory before, see :meth:`initial`.
+            state: the memory before, see :meth:`initial`. Where nothing is written, one row of it may serve several
+                rows of the segment that follow one another.
+            write: whether the memory after it is wanted.
         """
+        if not write:
+            return self._ask(backbone, segment, state)
         laid, plan = self.begin(backbone, segment)
         hidden, after, gates = plan.hidden, [], []
         stack = zip(layers.layers_of(backbone, self.family), plan.calls, Store.of(state).split(), strict=True)
@@ -191,6 +195,16 @@ class AssociativeMemoryCell(nn.Module):
     def inputs(self, text: Float[Tensor, "batch width hidden"], state: State) -> tuple[Tensor, Tensor]:
         """What stands before an open segment's tokens, nothing here, and what the backbone sees of the tokens."""
         return text[:, :0], text
+
+    def _ask(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
+        """Read one segment and leave the memory as it is; a decoder then needs no memory tokens."""
+        memory = self.memory.expand(len(segment.ids), -1, -1)
+        if self.layout == "encoder":
+            laid = layout.encoder(backbone, segment, memory, self.special)
+        else:
+            laid = layout.decoder(backbone, segment, memory[:, :0])
+        hidden = self.open(backbone, state, **laid.inputs)
+        return CellOutput(hidden[:, laid.text], hidden[:, 0], state, None)
 
     def open(self, backbone: nn.Module, state: State, **inputs: Any) -> Float[Tensor, "batch width hidden"]:
         """Last hidden states of a segment that is still open: read, not written. For generation.
@@ -237,13 +251,14 @@ class AssociativeMemoryCell(nn.Module):
         Args:
             at: which layers.
             hidden: what they are about to be given.
-            store: what they hold.
+            store: what they hold; one row of it may serve several rows that follow one another.
         """
-        dtype = hidden.dtype
-        keys = self._features(hidden @ self.query[at].to(dtype).mT[:, None])
+        dtype, rows = hidden.dtype, store.normalizers.shape[1]
+        side_by_side = hidden.unflatten(1, (rows, -1)).flatten(2, 3)
+        keys = self._features(side_by_side @ self.query[at].to(dtype).mT[:, None])
         found = keys @ store.associations.to(dtype).mT
         weight = (keys @ store.normalizers.to(dtype)[..., None]) + EPSILON
-        return hidden + (found / weight).transpose(2, 3).flatten(3)
+        return hidden + (found / weight).transpose(2, 3).flatten(3).view_as(hidden)
 
     def write(
         self,

@@ -139,7 +139,7 @@ class TokenMemoryCell(nn.Module):
         out: Tensor = backbone(**inputs).last_hidden_state
         return out
 
-    def forward(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
+    def forward(self, backbone: nn.Module, segment: Segment, state: State, write: bool = True) -> CellOutput:
         """Read one segment.
 
         Args:
@@ -147,13 +147,14 @@ class TokenMemoryCell(nn.Module):
             segment: tokens of every document; ended documents have empty rows.
             state: the memory before, float32 of shape (batch, memory, hidden) under ``tokens``; with retrieval also
                 what :meth:`Retrieval.initial` names.
+            write: whether the memory after it is wanted.
         """
         memory = state["tokens"]
         run = self._encode if self.layout == "encoder" else self._decode
-        hidden, opening, write = run(backbone, segment, state)
-        if not self.config.num_memory_tokens:
+        hidden, opening, output = run(backbone, segment, state)
+        if not write or not self.config.num_memory_tokens:
             return CellOutput(hidden, opening, state, None)
-        new, gates = self._update(memory, write.float())
+        new, gates = self._update(memory, output.float())
         kept = torch.where(segment.active[:, None, None], new, memory)
         after = {"tokens": kept}
         if self.retrieval is not None:

@@ -22,7 +22,11 @@ class ModelSettings:
     hidden_size: int = 128
     layers: int = 4
     segment_size: int = 128
+    memory: str = "tokens"
     memory_update: str = "gated"
+    associative_key_size: int = 64
+    associative_heads: int = 1
+    associative_normalize: bool = True
     gate_penalty: float = 0.02
     gate_threshold: float = 0.1
     bptt_depth: int | None = None
@@ -95,6 +99,7 @@ class Settings:
 
 
 KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
+MEMORY = ("memory", "memory_update", "associative_key_size", "associative_heads", "associative_normalize")
 STAGE = re.compile(r"(\d+)x(\d+)((?::[pfl]\d+|:[rnc]\d+(?:\.\d+)?|:s)*)")
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
@@ -135,7 +140,7 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     shape: dict[str, Any] = {
         "segment_size": s.segment_size,
         "num_memory_tokens": len(KEYS),
-        "memory_update": s.memory_update,
+        **{name: getattr(s, name) for name in MEMORY},
         "gate_penalty": s.gate_penalty,
         "gate_threshold": s.gate_threshold,
         "bptt_depth": s.bptt_depth,
@@ -282,6 +287,8 @@ def run(settings: Settings, resume: bool = True) -> Path:
 
     def make(step: int, number: int) -> dict[str, Any]:
         batch: dict[str, Any] = data.batch(step, stages[number])
+        if settings.model.memory != "tokens":
+            del batch["memory_targets"]  # facts are filed under keys there, not each in a token of its own
         return batch | {"segment_size": stages[number].segment_size} | ({"logits_to_keep": 2} if spoken else {})
 
     c, output = settings.curriculum, Path(settings.output)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -124,10 +124,12 @@ class RMTPreTrainedModel(PreTrainedModel):
         *,
         salient: Shaped[Tensor, "batch seq *memory"] | None = None,
         every_segment_counts: bool,
+        write_last: bool = True,
     ) -> Iterator[tuple[State, Emit]]:
         """The recurrence over ``segments``; ``head`` turns a cell's output into what a segment emits.
 
-        ``penalty``, the sum over rows of how open their gates stand for nothing, is emitted beside it.
+        ``penalty``, the sum over rows of how open their gates stand for nothing, is emitted beside it. Where the memory
+        after the last segment is of no use, as behind a question, ``write_last=False`` spares it.
         """
 
         def emit(segment: Segment, out: CellOutput) -> Emit:
@@ -137,11 +139,11 @@ class RMTPreTrainedModel(PreTrainedModel):
             return emitted
 
         def step(segment: Segment, before: State) -> tuple[State, Emit]:
-            out = self.cell(self.core, segment, before)
+            out = self.cell(self.core, segment, before, write=write_last or segment is not segments[-1])
             return out.state, emit(segment, out)
 
         depth, checkpointed = self.config.bptt_depth, self.config.recurrence == "checkpointed"
-        if self.config.order != "segments":
+        if self.config.order != "segments" and write_last:
             assert isinstance(self.cell, AssociativeMemoryCell)
             cuts = borders(segments, depth)
             outputs = orders.run(self.cell, self.core, segments, state, self.config.order, cuts, checkpointed)
@@ -157,6 +159,37 @@ class RMTPreTrainedModel(PreTrainedModel):
             # A penalty hangs on each segment too.
             every_segment_counts=every_segment_counts or (self.training and self.config.gate_penalty > 0),
         )
+
+    def questions(
+        self,
+        memory: Memory,
+        ids: Int[Tensor, "batch questions width"],
+        mask: Shaped[Tensor, "batch questions width"] | None,
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Questions of documents as rows of one batch, each with a copy of its document's memory.
+
+        Associative memory is not copied: it is far larger than a question, which only looks at it.
+
+        Returns:
+            ids and mask of the rows, which of batch * questions they are (bool), and their memory before.
+
+        Raises:
+            InputError: no question at all.
+        """
+        count, width = ids.shape[1:]
+        flat, flat_mask = (
+            ids.reshape(-1, width),
+            (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool(),
+        )
+        real = flat_mask.any(dim=1)
+        if not bool(real.any()):
+            raise InputError("question_mask: expected at least one token in some question, got none; leave them out")
+        if self.config.memory == "associative" and width <= self.config.segment_size:
+            # A question that is not there stands as one token, or rows would not share memory evenly.
+            first = torch.arange(width, device=ids.device) == 0
+            flat_mask = flat_mask | (first & ~real[:, None])
+            return flat, flat_mask, torch.ones_like(real), dict(memory.tensors)  # their logits mean nothing
+        return flat[real], flat_mask[real], real, dict(memory.fork(count).index(real).tensors)
 
     def state_of(self, memory: Memory | None, batch: int) -> State:
         """The tensors of a memory, checked against the batch; the initial memory where none is given."""
@@ -192,6 +225,17 @@ class RMTPreTrainedModel(PreTrainedModel):
         return Memory(state, meta).with_meta(
             tokens_read=meta.tokens_read + read, segments_read=meta.segments_read + len(segments)
         )
+
+
+def memory_tokens(memory: Memory) -> Float[Tensor, "batch memory hidden"]:
+    """The memory tokens that ``memory_targets`` speaks of.
+
+    Raises:
+        InputError: associative memory, which files under keys instead.
+    """
+    if "tokens" not in memory.tensors:
+        raise InputError("memory_targets: expected memory tokens to file in, got associative memory; leave it out")
+    return memory.tensors["tokens"]
 
 
 def refuse_unknown(arguments: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from rmt.errors import InputError
 from rmt.generation import RMTGenerationMixin
 from rmt.logits import Placement, placement, put_back
 from rmt.memory import Memory
-from rmt.models.base import RMTPreTrainedModel, refuse_unknown
+from rmt.models.base import RMTPreTrainedModel, memory_tokens, refuse_unknown
 from rmt.models.building import decoder_backbone, decoder_config, new_decoder, word_spread
 from rmt.models.heads import in_format_of
 from rmt.models.outputs import RMTCausalLMOutput
@@ -202,7 +202,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
 
     def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:
         """Cross entropy of the head on each memory token that has a label, by itself and normalised."""
-        tokens = memory.tensors["tokens"][labels >= 0]
+        tokens = memory_tokens(memory)[labels >= 0]
         if not len(tokens):
             return tokens.sum()
         tokens = in_format_of(self.get_output_embeddings(), F.layer_norm(tokens, tokens.shape[-1:]))
@@ -216,6 +216,7 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         targets: Tensor | None,
         place: Placement | None,
         salient: Tensor | None = None,
+        write_last: bool = True,
     ) -> Pass:
         """One reading. Loss and logits are made inside the step, so that a segment's logits die with it."""
 
@@ -237,7 +238,9 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         penalty: Tensor | None = None
         kept: list[Tensor] = []
         counts = targets is not None
-        steps = self.run_segments(segments, state, head, salient=salient, every_segment_counts=counts)
+        steps = self.run_segments(
+            segments, state, head, salient=salient, every_segment_counts=counts, write_last=write_last
+        )
         for after, emit in steps:
             state = after
             if "loss" in emit:
@@ -257,17 +260,12 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
         keep: int | Tensor | None,
     ) -> tuple[Tensor | None, Tensor]:
         batch, count, width = ids.shape
-        flat_mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool()
-        real = flat_mask.any(dim=1)
-        if not bool(real.any()):
-            raise InputError("question_mask: expected at least one token in some question, got none; leave them out")
-        flat, flat_mask = ids.reshape(-1, width)[real], flat_mask[real]
+        flat, flat_mask, real, state = self.questions(memory, ids, mask)
         targets = None
         if labels is not None:
             targets = next_token_targets(labels.reshape(-1, width)[real], flat_mask, IGNORE)
         place = placement(flat, flat_mask, keep)
-        forks = dict(memory.fork(count).index(real).tensors)
-        read = self._read(self.segments(flat, flat_mask), forks, targets, place)
+        read = self._read(self.segments(flat, flat_mask), state, targets, place, write_last=False)
         assert read.logits is not None
         out = read.logits.new_zeros(batch * count, *read.logits.shape[1:]).index_put((real,), read.logits)
         return mean_loss(read.loss, targets), out.view(batch, count, *out.shape[1:])

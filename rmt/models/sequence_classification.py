@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
-from rmt.errors import InputError
 from rmt.memory import Memory
-from rmt.models.base import RMTPreTrainedModel, refuse_unknown
+from rmt.models.base import RMTPreTrainedModel, memory_tokens, refuse_unknown
 from rmt.models.building import encoder_backbone, encoder_config, new_backbone, word_spread
 from rmt.models.heads import classification_loss, in_format_of, warn_of_opening
 from rmt.models.outputs import RMTClassifierOutput
@@ -131,7 +130,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
 
     def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:
         """Cross entropy of the classifier on each memory token, by itself and normalised."""
-        tokens = memory.tensors["tokens"]
+        tokens = memory_tokens(memory)
         tokens = in_format_of(self.classifier, F.layer_norm(tokens, tokens.shape[-1:]))
         logits = self.classifier(tokens).float()
         total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
@@ -142,14 +141,16 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         return scores
 
     def _read(
-        self, segments: list[Segment], state: State, salient: Tensor | None = None
+        self, segments: list[Segment], state: State, salient: Tensor | None = None, write_last: bool = True
     ) -> tuple[State, Tensor, Tensor | None]:
         def head(_: Segment, out: CellOutput) -> Emit:
             return {"opening": out.opening}
 
         pooled: Tensor | None = None
         penalty: Tensor | None = None
-        steps = self.run_segments(segments, state, head, salient=salient, every_segment_counts=False)
+        steps = self.run_segments(
+            segments, state, head, salient=salient, every_segment_counts=False, write_last=write_last
+        )
         for segment, (after, emit) in zip(segments, steps, strict=True):
             state, opening = after, emit["opening"]
             pooled = opening if pooled is None else torch.where(segment.active[:, None], opening, pooled)
@@ -159,13 +160,9 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         return state, pooled, penalty
 
     def _ask(self, memory: Memory, ids: Tensor, mask: Tensor | None) -> Tensor:
-        batch, count, width = ids.shape
-        flat_mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, width).bool()
-        real = flat_mask.any(dim=1)
-        if not bool(real.any()):
-            raise InputError("question_mask: expected at least one token in some question, got none; leave them out")
+        batch, count, _ = ids.shape
+        flat, flat_mask, real, state = self.questions(memory, ids, mask)
         logits = ids.new_zeros(batch * count, self.classifier.out_features, dtype=torch.float32)
-        asked = self.segments(ids.reshape(-1, width)[real], flat_mask[real])
-        _, pooled, _ = self._read(asked, dict(memory.fork(count).index(real).tensors))
+        _, pooled, _ = self._read(self.segments(flat, flat_mask), state, write_last=False)
         logits = logits.index_put((real,), self._scores(pooled).float())
         return logits.view(batch, count, -1)

@@ -182,3 +182,37 @@ def test_a_memory_survives_a_file_and_another_model_refuses_it(tmp_path):
 def test_bad_configurations(fields, message):
     with pytest.raises(InputError, match=message):
         causal(**({"memory": "associative"} | fields))
+
+
+@pytest.mark.parametrize("width", [3, 9])
+@pytest.mark.parametrize("kind", [causal, classifier])
+def test_questions_share_a_memory_and_give_what_each_gives_alone(kind, width):
+    """A question no longer than a segment reads its document's memory without a copy; a longer one has its own."""
+    model = awake(kind(memory="associative", num_memory_tokens=2))
+    ids, mask = ragged([11, 7])
+    questions = content(6, width, seed=8).view(2, 3, width)
+    there = torch.ones_like(questions)
+    there[0, 1, 2:] = 0  # a shorter question
+    there[1, 2] = 0  # none at all
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=mask, question_ids=questions, question_mask=there)
+        for row in range(2):
+            for column in range(3 - row):
+                real = there[row, column].bool()
+                memory = out.memory.index([row])
+                alone = model(input_ids=questions[row, column][real][None], memory=memory).logits[0]
+                got = out.logits[row, column]
+                assert close(got[: int(real.sum())] if kind is causal else got, alone)
+
+
+def test_gradients_through_shared_memory_are_those_of_copies():
+    ids, questions = content(2, 8), content(6, 3, seed=4).view(2, 3, 3)
+    model = awake(causal(memory="associative")).train()
+    model(ids, question_ids=questions, question_targets=questions).loss.backward()
+    shared = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    memory = model(ids).memory.fork(3)
+    model(questions.flatten(0, 1), labels=questions.flatten(0, 1), memory=memory).loss.backward()
+    assert shared["cell.value"].abs().max() > 0
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(shared[name], parameter.grad, atol=1e-5), name
