@@ -97,15 +97,43 @@ class Retrieval(nn.Module):
             copies: as the backbone would be shown them.
             held: where there is a copy.
         """
+        count = memory.shape[1]
         with torch.autocast(device_type=memory.device.type, enabled=False):
-            tokens = normed(copies)
-            keys, values = apply(self.copy_key, tokens), apply(self.copy_value, tokens)
-            query = apply(self.memory_query, normed(memory))
-            found = attend(query, query.mean(dim=1, keepdim=True), keys, values, held, self.config.retrieval_top)
-            shown = memory + apply(self.memory_output, found)
-            query = apply(self.text_query, normed(text))
-            found = attend(query, query, keys, values, held, self.config.retrieval_top)
-            return shown, (text.float() + apply(self.text_output, found)).to(text.dtype)
+            own, words = apply(self.memory_query, normed(memory)), apply(self.text_query, normed(text))
+            chooser = torch.cat([own.mean(dim=1, keepdim=True).expand_as(own), words], dim=1)
+            found = self._find(torch.cat([own, words], dim=1), chooser, normed(copies), held)
+            shown = memory + apply(self.memory_output, found[:, :count])
+            return shown, (text.float() + apply(self.text_output, found[:, count:])).to(text.dtype)
+
+    def _find(
+        self,
+        query: Float[Tensor, "batch queries hidden"],
+        chooser: Float[Tensor, "batch queries hidden"],
+        copies: Float[Tensor, "batch budget memory hidden"],
+        held: Bool[Tensor, "batch budget"],
+    ) -> Float[Tensor, "batch queries hidden"]:
+        """Scaled dot-product attention of each query to the tokens of the best copies; zero where none is held.
+
+        W_k is applied to the queries and W_v to the result, for q (W_k c) = (W_k^T q) c: there are fewer of these than
+        tokens in a full bank, and one alone when a text is generated.
+
+        Args:
+            query: of each asker.
+            chooser: what the copies are chosen by.
+            copies: their tokens, normalised.
+            held: where there is a copy.
+        """
+        with torch.no_grad():
+            means = F.normalize(apply(self.copy_key, copies.mean(dim=2)), dim=-1)
+            likeness = (F.normalize(chooser, dim=-1) @ means.mT).masked_fill(~held[:, None], -torch.inf)
+            best = likeness.topk(self.config.retrieval_top, dim=-1).indices
+            chosen = torch.zeros_like(likeness, dtype=torch.bool).scatter(-1, best, True) & held[:, None]
+            chosen = chosen.repeat_interleave(copies.shape[2], dim=-1)
+        tokens = copies.flatten(1, 2)
+        logits = (query @ self.copy_key.weight.float()) @ tokens.mT / query.shape[-1] ** 0.5
+        # Not minus infinity: with nothing held the softmax is even, and then nothing.
+        weights = logits.masked_fill(~chosen, torch.finfo(logits.dtype).min).softmax(dim=-1) * chosen
+        return apply(self.copy_value, weights @ tokens)
 
     def keep(
         self, before: State, memory: Float[Tensor, "batch memory hidden"], active: Bool[Tensor, " batch"]
@@ -157,34 +185,6 @@ class Retrieval(nn.Module):
         staying = (at > 0) & ((at - 1) % stride == 0)
         slot = at.masked_fill(staying, torch.iinfo(at.dtype).max).argmin(dim=1)
         return slot, (number - 1) % stride[:, 0] == 0
-
-
-def attend(
-    query: Float[Tensor, "batch queries hidden"],
-    pooled: Float[Tensor, "batch choices hidden"],
-    keys: Float[Tensor, "batch budget memory hidden"],
-    values: Float[Tensor, "batch budget memory hidden"],
-    held: Bool[Tensor, "batch budget"],
-    top: int,
-) -> Float[Tensor, "batch queries hidden"]:
-    """Scaled dot-product attention to the tokens of the best ``top`` copies; zero where no copy is held.
-
-    Args:
-        query: of each asker.
-        pooled: what copies are chosen by: one for each query, or one for all.
-        keys, values: of the tokens of each copy.
-        held: where there is a copy.
-        top: copies that are looked at, at most.
-    """
-    with torch.no_grad():
-        likeness = F.normalize(pooled, dim=-1) @ F.normalize(keys.mean(dim=2), dim=-1).mT
-        best = likeness.masked_fill(~held[:, None], -torch.inf).topk(top, dim=-1).indices
-        chosen = torch.zeros_like(likeness, dtype=torch.bool).scatter(-1, best, True) & held[:, None]
-        chosen = chosen.repeat_interleave(keys.shape[2], dim=-1)
-    logits = query @ keys.flatten(1, 2).mT / query.shape[-1] ** 0.5
-    # Not minus infinity: with nothing held the softmax is even, and then nothing.
-    weights = logits.masked_fill(~chosen, torch.finfo(logits.dtype).min).softmax(dim=-1) * chosen
-    return weights @ values.flatten(1, 2)
 
 
 def moved(
