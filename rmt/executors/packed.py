@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from rmt.errors import InputError
 from rmt.executors.base import ReadingModel, State
+from rmt.executors.lean import LeanEncoder
 from rmt.executors.sequential import Sequential
 from rmt.executors.side_by_side import each
 from rmt.segments import Segment
@@ -53,9 +54,9 @@ class Packed:
         """The state after each run of segments, in the order in which they end; without gradient.
 
         A slot takes the next run as soon as its own has ended. Full segments run as one batch without padding; those
-        that are shorter (the last of their runs) as one beside it, padded where they differ: on a CPU that costs a
-        little less than padding them to full length. On a CPU with several cores each has slots of its own
-        (:mod:`rmt.executors.side_by_side`).
+        that are shorter (the last of their runs) as one beside it, padded where they differ, which on a CPU costs a
+        little less than padding them to full length; each alone where the core is a :class:`LeanEncoder`, which reads
+        padding slowly. On a CPU with several cores each has slots of its own (:mod:`rmt.executors.side_by_side`).
 
         Args:
             model: in evaluation mode.
@@ -160,9 +161,7 @@ def _run(work: Callable[[_Group], State], groups: list[_Group]) -> list[State]:
 
 def _step(model: ReadingModel, width: int, group: _Group) -> State:
     """The states of a group after the next segment of each of its lanes."""
-    full = [row for row, lane in enumerate(group.lanes) if len(lane.ids) == width]
-    short = [row for row, lane in enumerate(group.lanes) if len(lane.ids) < width]
-    parts = [rows for rows in (full, short) if rows]
+    parts = _parts(model, width, [len(lane.ids) for lane in group.lanes])
     after = []
     for rows in parts:
         before = group.state if len(parts) == 1 else _rows(group.state, rows)
@@ -171,8 +170,17 @@ def _step(model: ReadingModel, width: int, group: _Group) -> State:
     if len(parts) == 1:
         return dict(after[0])
     together = {k: torch.cat([state[k] for state in after]) for k in after[0]}
-    places = full + short
+    places = [row for rows in parts for row in rows]
     return _rows(together, sorted(range(len(places)), key=places.__getitem__))
+
+
+def _parts(model: ReadingModel, width: int, lengths: Sequence[int]) -> list[list[int]]:
+    """Rows that run as one batch: the full ones, and the short ones padded, or each alone where padding is slow."""
+    full = [row for row, length in enumerate(lengths) if length == width]
+    short = [row for row, length in enumerate(lengths) if length < width]
+    if isinstance(model.core, LeanEncoder):
+        return [*([full] if full else []), *([row] for row in short)]
+    return [rows for rows in (full, short) if rows]
 
 
 def _rows(state: State, rows: Sequence[int]) -> State:

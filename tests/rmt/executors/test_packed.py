@@ -17,6 +17,7 @@ from rmt import many, reference
 from rmt.data import TokenFile
 from rmt.errors import InputError
 from rmt.executors import Sequential, choose
+from rmt.executors.lean import LeanEncoder
 from rmt.executors.packed import Packed
 from rmt.reader import Reader
 from rmt.segments import split
@@ -102,6 +103,16 @@ def test_a_place_is_taken_at_once():
     list(Packed(slots=3).read_many(model, runs(documents([7, 6, 8])), begin(), SIZE))
     assert model.shapes == [(3, 4), (1, 4), (2, 3)], "full segments without padding, short ones beside them"
     assert model.padded == 1
+
+
+def test_a_lean_core_is_given_no_padding(tokenizer):
+    reader, seen = plain(tokenizer, segment_size=SIZE), []
+    if not isinstance(reader._writer.core, LeanEncoder):
+        pytest.skip("oneDNN's layout is not to be had here")
+    reader._writer.cell.register_forward_pre_hook(lambda _, args: seen.append(args[1].mask))
+    list(reader.read_many(documents([7, 6, 8])))
+    assert [tuple(mask.shape) for mask in seen] == [(3, 4), (1, 4), (1, 3), (1, 2)]
+    assert all(mask.all() for mask in seen)
 
 
 def test_a_run_without_segments_is_read_at_once():
@@ -254,3 +265,23 @@ def test_choice():
     model = classifier().train()
     with pytest.raises(InputError, match=r"model\.eval"):
         list(Packed().read_many(model, [], dict(model.initial_memory(1).tensors), SIZE))
+
+
+@pytest.mark.parametrize("make", [classifier, causal])
+@pytest.mark.parametrize("fields", [{"memory": "associative"}, {"retrieval_every": 2, "retrieval_budget": 4}])
+def test_memories_of_other_kinds(make, fields, tokenizer):
+    model = make(**fields)
+    with torch.no_grad():
+        for parameter in model.cell.parameters():  # some begin at zero, where nothing is written or found
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    reader = Reader(model, tokenizer, dtype="float32", executor="packed")
+    texts = documents(RAGGED)
+    got = list(reader.read_many(texts, slots=3))
+    for text, memory in zip(texts, got, strict=True):
+        alone = reader.read(text, progress=False)
+        assert memory.meta == alone.meta
+        assert memory.tensors.keys() == alone.tensors.keys()
+        for name, tensor in alone.tensors.items():
+            gap = (memory.tensors[name].double() - tensor.double()).abs().max()
+            assert gap <= RELATIVE * tensor.double().abs().max()
+    assert any(float((got[0].tensors[k] - got[2].tensors[k]).abs().max()) > 0.01 for k in got[0].tensors)
