@@ -8,8 +8,9 @@
 Documents are pieces of real text, of lengths drawn so that as many lie between 64 and 128 tokens as between 2,048 and
 4,096. Both sides read all of them in one process, in turn; who goes first changes from one repeat to the next. For
 each number of slots (documents open at a time) it prints the median over repeats of the ratio of the two times, its
-least and greatest, and the largest difference between two memories in parts of the largest value. Expect more than 1
-from two slots on. Run it on a quiet machine.
+least and greatest, the median for processor time (which with one thread holds on a busy machine too), and the largest
+difference between two memories in parts of the largest value. Expect more than 1 from two slots on, and most on several
+cores, each of which has documents of its own.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def gap(ours: Sequence[Memory], theirs: Sequence[Memory]) -> float:
 
 def compare(
     packed: Reader, other: Reader, documents: Sequence[np.ndarray], slots: int, repeats: int
-) -> tuple[list[float], list[float], float]:
-    """Seconds of the other reader over seconds of the packed one, a repeat each; the cores that they got; the gap."""
-    ratios, cores, differs = [], [], 0.0
+) -> tuple[list[float], list[float], list[float], float]:
+    """Of each repeat: seconds of the other reader over the packed one's, the same of processor seconds, and the cores
+    that the side with fewer got; and the gap."""
+    ratios, work, cores, differs = [], [], [], 0.0
     sides = {
         True: lambda: list(packed.read_many(documents, slots=slots)),
         False: lambda: [other.read(document, progress=False) for document in documents],
@@ -79,9 +81,10 @@ def compare(
         done = {side: speed.timed(sides[side]) for side in (first, not first)}
         (ours, seconds, busy), (theirs, their_seconds, their_busy) = done[True], done[False]
         ratios.append(their_seconds / seconds)
+        work.append(their_busy / busy)
         cores.append(min(busy / seconds, their_busy / their_seconds))
         differs = max(differs, gap(ours, theirs))
-    return ratios, cores, differs
+    return ratios, work, cores, differs
 
 
 def measure(name: str, args: argparse.Namespace, folder: Path) -> None:
@@ -99,14 +102,14 @@ def measure(name: str, args: argparse.Namespace, folder: Path) -> None:
         f"{name}: {len(documents)} documents of {min(wanted)} to {max(wanted)} tokens, {sum(wanted):,} in all; {dtype}"
     )
     print(f"against {other.executor.name}, one after another; {torch.get_num_threads()} threads")
-    print("  slots   ratio (least to most)   difference")
+    print("  slots   ratio (least to most)   of processor time   difference")
     for reader in (packed, other):
         reader.read(documents[0], progress=False)
     for slots in args.slots:
-        ratios, cores, differs = compare(packed, other, documents, slots, args.repeats)
+        ratios, work, cores, differs = compare(packed, other, documents, slots, args.repeats)
         spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         busy = f"   the machine was busy: a side got {min(cores):.2f} of a core" if min(cores) < speed.IDLE else ""
-        print(f"{slots:>7}{spread:>24}{differs:>13.1e}{busy}", flush=True)
+        print(f"{slots:>7}{spread:>24}{median(work):>20.2f}{differs:>13.1e}{busy}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
