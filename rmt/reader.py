@@ -24,7 +24,7 @@ from rmt.answers import Answer, answer
 from rmt.checkpoint import Checkpoint
 from rmt.data.tokens import TokenFile
 from rmt.errors import InputError
-from rmt.executors import Packed, choose, for_reading, writer
+from rmt.executors import Compiled, Executor, Packed, choose, for_reading, writer
 from rmt.memory import Memory, MemoryMeta
 from rmt.models.base import RMTPreTrainedModel
 from rmt.progress import Progress
@@ -47,7 +47,6 @@ class Reader:
             float32.
         executor: one of :data:`rmt.executors.EXECUTORS`; see :func:`rmt.executors.choose`.
         batch_segments: segments handed to the executor at a time.
-        compile: run the backbone through ``torch.compile``.
 
     Attributes:
         model: the copy that reads.
@@ -65,13 +64,12 @@ class Reader:
         dtype: str | torch.dtype = "auto",
         executor: str = "auto",
         batch_segments: int = 32,
-        compile: bool = False,
     ) -> None:
         _require_ours(model)
         self.executor, self.why = choose(model.config, executor, batch_segments, model.device.type)
         self.tokenizer = tokenizer
         self._fingerprint = model.fingerprint()
-        self.model = for_reading(model, dtype, compile=compile)
+        self.model = for_reading(model, dtype)
         self._writer = writer(self.model)
         self.dtype = next(self.model.backbone.parameters()).dtype
 
@@ -197,8 +195,13 @@ class Reader:
         assert own is not None
         return answer(self.model, self.tokenizer, own, list(questions), **generate)
 
-    def run(self, ids: Int[np.ndarray, "batch tokens"], state: State) -> State:
+    def run(self, ids: Int[np.ndarray, "batch tokens"], state: State, position: int = 0) -> State:
         """The state after a block of tokens of each document, without gradient.
+
+        Args:
+            ids: the block.
+            state: before it.
+            position: of its first token in its document; a compiled executor reads the beginning as it is.
 
         Raises:
             InputError: an id beyond the vocabulary.
@@ -206,7 +209,7 @@ class Reader:
         self.check(ids)
         with torch.inference_mode():
             segments = split(torch.from_numpy(ids).to(self.model.device), None, self.segment_size)
-            state = self.executor.read(self._writer, segments, state)
+            state = self._executor_at(position).read(self._writer, segments, state)
         # Copied outside inference mode, so that what leaves here may enter a training step.
         return {name: tensor.clone() for name, tensor in state.items()}
 
@@ -222,6 +225,10 @@ class Reader:
                 f"tokens: expected ids from 0 to {vocabulary - 1}, got {ids.min()} to {ids.max()}; "
                 "tokenise with this model's tokenizer"
             )
+
+    def _executor_at(self, position: int) -> Executor:
+        """What reads from this token of a document on."""
+        return self.executor.at(position // self.segment_size) if isinstance(self.executor, Compiled) else self.executor
 
     def initial(self, batch_size: int = 1) -> State:
         """The state before anything is read."""

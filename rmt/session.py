@@ -44,8 +44,8 @@ class Runner(Protocol):
     def segment_size(self) -> int:
         """Tokens of a segment."""
 
-    def run(self, ids: Int[np.ndarray, "batch tokens"], state: State) -> State:
-        """The state after a block of tokens."""
+    def run(self, ids: Int[np.ndarray, "batch tokens"], state: State, position: int = 0) -> State:
+        """The state after a block of tokens, which begins at this token of its document."""
 
     def settings(self) -> dict[str, str]:
         """What the bits of a memory depend on beside model and text."""
@@ -142,7 +142,7 @@ class Session:
         waiting = np.concatenate(self._waiting)
         for start in range(0, full, block):
             part = waiting[start : min(start + block, full)]
-            self._state = self._reader.run(part[None], self._state)
+            self._state = self._reader.run(part[None], self._state, self._position)
             self._position += len(part)
         self._waiting = [waiting[full:]]
 

@@ -3,6 +3,7 @@
 from rmt.executors.base import Executor, ReadingModel
 from rmt.executors.captured import Captured, StaticStep
 from rmt.executors.choice import EXECUTORS, choose
+from rmt.executors.compiled import Compiled
 from rmt.executors.narrow import writer
 from rmt.executors.packed import Packed
 from rmt.executors.precision import auto_dtype, for_reading
@@ -12,6 +13,7 @@ from rmt.executors.speculative import Speculative
 __all__ = [
     "EXECUTORS",
     "Captured",
+    "Compiled",
     "Executor",
     "Packed",
     "ReadingModel",

@@ -7,12 +7,14 @@ from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors.base import Executor
 from rmt.executors.captured import FAMILIES, Captured
+from rmt.executors.compiled import Compiled, not_compiled
 from rmt.executors.packed import Packed
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
 
 CPU_PART = 4  # segments; fewer, and a matrix product is too small to be fast, unless weights are laid out for it
-EXECUTORS = ("auto", "sequential", "speculative", "packed", "captured")
+COMPILED_TRY = 8  # segments; on a GPU, where each size of a batch would be compiled by itself (a rule unmeasured)
+EXECUTORS = ("auto", "sequential", "speculative", "packed", "captured", "compiled")
 
 
 def choose(
@@ -40,6 +42,10 @@ def choose(
         if unfit := not_captured(config, device):
             raise InputError(f"executor: expected {unfit}; use 'sequential'")
         return Captured(batch_segments), "asked for"
+    if name == "compiled":
+        if unfit := not_compiled(device) or _not_plain(config):
+            raise InputError(f"executor: expected {unfit}; use 'auto'")
+        return _compiled(config, batch_segments, device)
     if name == "packed":
         return Packed(batch_segments), "one document is read as by 'sequential', many of them side by side"
     if name == "auto" and reason and not not_captured(config, device):
@@ -49,9 +55,31 @@ def choose(
         return Sequential(batch_segments), reason or "asked for"
     why = f"slot gates below {config.gate_threshold} leave the memory unchanged, so segments can be read ahead"
     if device == "cpu":
-        lean = family_of(config.backbone_config).like_bert and config.memory == "tokens"
-        return Speculative(batch_segments, part=1 if lean else CPU_PART), why
+        return Speculative(batch_segments, part=_part(config)), why
     return Speculative(batch_segments, most=batch_segments), why
+
+
+def _part(config: RMTConfig) -> int:
+    """Segments of a part on a CPU."""
+    return 1 if family_of(config.backbone_config).like_bert and config.memory == "tokens" else CPU_PART
+
+
+def _compiled(config: RMTConfig, batch_segments: int, device: str) -> tuple[Executor, str]:
+    """Compiled, in the order that the model allows."""
+    why = f"asked for; compiled from segment {Compiled.least} of a document on"
+    if not_speculative(config):
+        return Compiled(Sequential(batch_segments)), why
+    if device == "cpu":
+        return Compiled(Speculative(batch_segments, part=_part(config)), rows=_part(config)), why
+    ahead = Speculative(batch_segments, first=COMPILED_TRY, most=COMPILED_TRY)
+    return Compiled(ahead, rows=COMPILED_TRY), why
+
+
+def _not_plain(config: RMTConfig) -> str:
+    """Why the memory of this model is more than tokens, as expected and got; empty where it is not."""
+    if config.memory != "tokens" or config.retrieval_every:
+        return f"memory tokens without retrieval, got {config.memory} and retrieval_every={config.retrieval_every}"
+    return ""
 
 
 def not_captured(config: RMTConfig, device: str) -> str:
@@ -59,8 +87,8 @@ def not_captured(config: RMTConfig, device: str) -> str:
     kind = config.backbone_config.model_type
     if device != "cuda":
         return f"a CUDA device to record graphs on, got {device}"
-    if config.memory != "tokens" or config.retrieval_every:
-        return f"memory tokens without retrieval, got {config.memory} and retrieval_every={config.retrieval_every}"
+    if unfit := _not_plain(config):
+        return unfit
     if kind not in FAMILIES:
         return f"a backbone that can be recorded ({', '.join(FAMILIES)}), got {kind}"
     return ""

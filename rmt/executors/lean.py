@@ -158,7 +158,7 @@ class LeanEncoder(nn.Module):
     It has its own copy of the layers' weights, of the same size.
 
     Args:
-        view: gives the same by itself; run where positions are padded.
+        view: gives the same by itself; run where positions are padded, and where gradients may be wanted.
         core: base model, in evaluation mode.
         path: of its list of layers, such as ``encoder.layer``.
         rows: positions whose last hidden states are wanted.
@@ -178,9 +178,9 @@ class LeanEncoder(nn.Module):
         self, inputs_embeds: Float[Tensor, "batch width hidden"], attention_mask: Tensor | None = None, **kwargs: Any
     ) -> ModelOutput:
         """Last hidden states of the first positions, under ``last_hidden_state``."""
-        if attention_mask is not None and not attention_mask.all():
-            padding: ModelOutput = self.view(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-            return padding
+        if torch.is_grad_enabled() or (attention_mask is not None and not attention_mask.all()):
+            other: ModelOutput = self.view(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+            return other
         embed: Any = self.view.embeddings
         x = embed(inputs_embeds=inputs_embeds)
         out, most = self._run(x, whole=False)

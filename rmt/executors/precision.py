@@ -1,4 +1,4 @@
-"""A model made ready for reading: number format, attention, compilation. The memory itself stays float32."""
+"""A model made ready for reading: number format, attention. The memory itself stays float32."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def for_reading(model: Model, dtype: str | torch.dtype = "auto", *, compile: bool = False) -> Model:
+def for_reading(model: Model, dtype: str | torch.dtype = "auto") -> Model:
     """A copy of ``model`` that reads fast; the given one is left as it is.
 
     The copy is in evaluation mode, its backbone and head in ``dtype``, its memory cell in float32: gates
@@ -53,8 +53,6 @@ def for_reading(model: Model, dtype: str | torch.dtype = "auto", *, compile: boo
     Args:
         model: on the device it is to read on.
         dtype: ``auto`` for :func:`auto_dtype`, or a name or a dtype.
-        compile: run the backbone through ``torch.compile``. Takes half a minute for each shape of batch, and
-            was slower than not doing so on the one CPU it was tried on; measure before relying on it.
     """
     wanted = as_dtype(dtype, model.device)
     twin = copy.deepcopy(model).eval().requires_grad_(False)
@@ -64,8 +62,6 @@ def for_reading(model: Model, dtype: str | torch.dtype = "auto", *, compile: boo
     twin.cell = copy.deepcopy(model.cell).eval().requires_grad_(False).float()
     if model.device.type == "cpu" and wanted == torch.bfloat16:
         _set_attention(twin, "eager")
-    if compile:
-        twin.core.compile(dynamic=False)
     return twin
 
 

@@ -17,6 +17,12 @@ from tests.rmt.families import SPECIAL, VOCAB, build
 from tests.rmt.tiny import causal, classifier, content
 
 
+@pytest.fixture(autouse=True)
+def without_gradient():
+    with torch.inference_mode():
+        yield
+
+
 def encoder(kind="bert", **options):
     model = RMTForSequenceClassification.from_backbone(
         build(kind, **options), segment_size=7, num_memory_tokens=3, memory_update="gated", **SPECIAL
@@ -110,6 +116,15 @@ def test_scores_that_overflow_are_seen():
     got = lean(inputs_embeds=x).last_hidden_state
     assert calls == [False, True]
     assert relative(got, model.core(inputs_embeds=x).last_hidden_state[:, :4]) < 1e-4
+
+
+def test_gradients_go_through_hugging_faces_layers():
+    with torch.inference_mode(False):
+        model = encoder()
+        x = torch.randn(1, 14, 16, requires_grad=True)
+        expected = torch.autograd.grad(model.core(inputs_embeds=x).last_hidden_state[:, :4].sum(), x)[0]
+        got = torch.autograd.grad(writer(model).core(inputs_embeds=x).last_hidden_state.sum(), x)[0]
+    assert relative(got, expected) < 1e-4
 
 
 def test_what_is_no_number_stays_none():
