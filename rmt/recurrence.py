@@ -2,9 +2,11 @@
 
 Exact gradients in constant space: with ``checkpointed`` each segment is a non-reentrant checkpoint whose
 outputs are the next memory and what the step emits (a loss, a pooled vector), so between segments only
-memories and token ids stay alive. Truncation is by value: a row whose remaining segments are a multiple of
-the depth gets its memory detached, so the loss at the end of a document sees exactly ``depth`` segments, and
-nothing beyond.
+memories and token ids stay alive. Memories that are large themselves are kept at few borders (``branches``): a
+document is a checkpoint of four parts, each of which is one of four parts, and so on, which takes 4 log4(n)
+memories instead of n, for computing each segment log4(n) times again (Griewank and Walther, ACM TOMS 26, 2000).
+Truncation is by value: a row whose remaining segments are a multiple of the depth gets its memory detached, so
+the loss at the end of a document sees exactly ``depth`` segments, and nothing beyond.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ def run(
     bptt_depth: int | None = None,
     checkpointed: bool = False,
     every_segment_counts: bool = True,
+    branches: int | None = None,
 ) -> Iterator[tuple[State, Emit]]:
     """Run ``step`` over the segments in order, yielding the memory after each and what it emitted.
+
+    With ``branches`` the memory is yielded behind the last segment only, empty before.
 
     Args:
         step: pure function of a segment and a memory.
@@ -45,9 +50,13 @@ def run(
             restored, so dropout and mixed precision are those of the first pass.
         every_segment_counts: whether a loss hangs on each segment. Where only the last does, segments that no
             gradient can reach are run without a graph.
+        branches: parts of a part, where ``checkpointed`` is to save memories too; at least 2, None for all segments.
     """
     left = remaining(segments)
     grad = torch.is_grad_enabled()
+    if branches and checkpointed and grad:
+        yield from nested(step, segments, borders(segments, bptt_depth), state, branches)
+        return
     for number, (segment, border) in enumerate(zip(segments, borders(segments, bptt_depth), strict=True)):
         reachable = True
         if border is not None:
@@ -60,6 +69,41 @@ def run(
             else:
                 state, emit = step(segment, state)
         yield state, emit
+
+
+def nested(
+    step: Step, segments: list[Segment], cuts: list[Tensor | None], state: State, branches: int
+) -> Iterator[tuple[State, Emit]]:
+    """Checkpoints of checkpoints; see the module.
+
+    Args:
+        step: as of :func:`run`.
+        segments: in order.
+        cuts: rows whose memory is cut before each.
+        state: the memory before the first.
+        branches: parts of a part.
+    """
+
+    def part(start: int, stop: int, *tensors: Tensor) -> tuple[State, list[Emit]]:
+        state = dict(zip(names, tensors, strict=True))
+        if stop - start == 1:
+            border = cuts[start]
+            if border is not None:
+                state = {name: cut(t, border) for name, t in state.items()}
+            state, emit = step(segments[start], state)
+            return state, [emit]
+        size, emits = -(-(stop - start) // branches), []
+        for begin in range(start, stop, size):
+            # Tensors one by one: those inside a dictionary an outer checkpoint would not see, and keep.
+            tensors, end = tuple(state[name] for name in names), min(begin + size, stop)
+            state, some = checkpoint(part, begin, end, *tensors, use_reentrant=False)
+            emits += some
+        return state, emits
+
+    names = tuple(state)
+    state, emits = part(0, len(segments), *state.values())
+    for number, emit in enumerate(emits):
+        yield (state if number == len(emits) - 1 else {}), emit
 
 
 def borders(segments: list[Segment], bptt_depth: int | None) -> list[Tensor | None]:

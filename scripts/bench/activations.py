@@ -94,7 +94,9 @@ def measure(loss_of: Callable[[], Tensor]) -> Activations:
     return Activations(saved, storages.peak)
 
 
-def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int, hidden: int) -> list[dict[str, Any]]:
+def table(
+    counts: list[int], *, segment_size: int, batch_size: int, layers: int, hidden: int, memory: str = "tokens"
+) -> list[dict[str, Any]]:
     """One row for each recurrence and number of segments."""
     from transformers import BertConfig, BertModel
 
@@ -105,6 +107,7 @@ def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int,
         hidden_size=hidden,
         intermediate_size=4 * hidden,
         num_attention_heads=hidden // 32,
+        max_position_embeddings=max(512, segment_size + 16),
     )
     rows: list[dict[str, Any]] = []
     for recurrence in ("plain", "checkpointed"):
@@ -113,6 +116,7 @@ def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int,
             BertModel(inner, add_pooling_layer=False),
             segment_size=segment_size,
             num_memory_tokens=10,
+            memory=memory,
             num_labels=6,
             cls_token_id=101,
             sep_token_id=102,
@@ -139,7 +143,8 @@ def table(counts: list[int], *, segment_size: int, batch_size: int, layers: int,
 CAPTION = """\
 saved: alive between forward and backward; peak: alive at the worst moment of the step, with what backward recomputes;
 / first: over the first row of its kind. Under checkpointing only memories and token ids (with mask and places) are
-saved, kilobytes a segment; its peak is these and one segment's activations, computed again while backward runs."""
+saved, kilobytes a segment (associative memories, which are large, at a few segments only); its peak is these and one
+segment's activations, computed again while backward runs."""
 
 
 def show(rows: list[dict[str, Any]]) -> str:
@@ -168,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--memory", choices=("tokens", "associative"), default="tokens")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(argv)
     rows = table(
@@ -176,6 +182,7 @@ def main(argv: list[str] | None = None) -> None:
         batch_size=args.batch_size,
         layers=args.layers,
         hidden=args.hidden,
+        memory=args.memory,
     )
     if args.json:
         print(json.dumps(rows, indent=2))

@@ -320,6 +320,23 @@ def test_checkpointed_gradients_equal_plain_with_dropout(
         assert largest_gap(plain, step_gradients(model, "plain", 1, False)[1]) > 1e-5
 
 
+@pytest.mark.parametrize("depth", [None, 3])
+@pytest.mark.parametrize("lengths", [[4], [19, 7], [70]])
+def test_checkpoints_of_checkpoints(lengths, depth):
+    """Associative memory, kept at few borders: gradients are the plain ones, dropout and truncation included."""
+    ids, mask = ragged(lengths)
+    found = {}
+    for recurrence in ("plain", "checkpointed"):
+        model = causal(dropout=0.3, memory="associative", bptt_depth=depth, recurrence=recurrence).train()
+        torch.nn.init.constant_(model.cell.value, 0.02)
+        torch.manual_seed(5)
+        out = model(ids, attention_mask=mask, labels=ids)
+        out.loss.backward()
+        found[recurrence] = gradients(model) | {k: t.detach() for k, t in out.memory.tensors.items()}
+    assert found["plain"]["cell.value"].abs().max() > 1e-4 or lengths == [4], "one segment reads nothing"
+    assert largest_gap(found["plain"], found["checkpointed"]) <= 1e-5
+
+
 # Activation memory.
 
 
@@ -359,3 +376,11 @@ def test_checkpointed_training_takes_constant_space(activations: ModuleType) -> 
     assert 14 < many / few < 17  # the control: everything is kept
     few, many = (r["peak"] for r in rows if r["recurrence"] == "checkpointed")
     assert many <= 1.10 * few
+
+
+@pytest.mark.slow
+def test_checkpointed_associative_memory_grows_with_the_logarithm(activations: ModuleType) -> None:
+    rows = activations.table([4, 64], segment_size=16, batch_size=1, layers=2, hidden=96, memory="associative")
+    held = 2 * 97 * 384 * 4  # bytes of one memory: two layers of (hidden + 1) * 384 numbers
+    few, many = (r["peak"] for r in rows if r["recurrence"] == "checkpointed")
+    assert many - few <= 10 * held  # 12 memories against 4; one a segment would be 60 more
