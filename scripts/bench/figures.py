@@ -7,6 +7,7 @@ from typing import Any
 
 import activations
 import peak
+import roofline
 import speed
 
 from evals.plots import lines
@@ -24,6 +25,8 @@ def verdict(part: str, ratio: float, quick: bool) -> dict[str, Any]:
 def show(part: str, result: dict[str, Any]) -> str:
     """A part's table, and its ratio against the target."""
     body = {"speed": speed.show, "memory": peak.show, "activations": activations.show}[part](result["rows"])
+    if part == "speed":
+        body = f"{body}\n{roofline.show(result['roofline'])}"
     sign = "at least" if part == "speed" else "at most"
     met = {None: "not judged in a quick run", True: "met", False: "missed"}[result["met"]]
     what = "ratio" if part == "speed" else "ratio of the peaks"

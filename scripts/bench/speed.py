@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
+import roofline
 import torch
 from subject import settle
 from torch import Tensor
@@ -158,6 +159,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rows": rows,
+        "roofline": roofline.roofline(reader, rows),
         "ratio": min(r["ratio"] for r in rows),
     }
 
