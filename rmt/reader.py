@@ -24,7 +24,7 @@ from rmt.answers import Answer, answer
 from rmt.checkpoint import Checkpoint
 from rmt.data.tokens import TokenFile
 from rmt.errors import InputError
-from rmt.executors import Compiled, Executor, Packed, choose, for_reading, writer
+from rmt.executors import Compiled, Executor, Look, Packed, Watched, choose, for_reading, writer
 from rmt.memory import Memory, MemoryMeta
 from rmt.models.base import RMTPreTrainedModel
 from rmt.progress import Progress
@@ -47,6 +47,8 @@ class Reader:
             float32.
         executor: one of :data:`rmt.executors.EXECUTORS`; see :func:`rmt.executors.choose`.
         batch_segments: segments handed to the executor at a time.
+        watch: called after every segment with the norms of the memory (:func:`rmt.executors.norms`), to see it drift;
+            segments are then read in order.
 
     Attributes:
         model: the copy that reads.
@@ -64,13 +66,17 @@ class Reader:
         dtype: str | torch.dtype = "auto",
         executor: str = "auto",
         batch_segments: int = 32,
+        watch: Look | None = None,
     ) -> None:
         _require_ours(model)
-        self.executor, self.why = choose(model.config, executor, batch_segments, model.device.type)
+        if watch is not None and executor not in ("auto", "sequential"):
+            raise InputError(f"executor: expected sequential with watch=, got {executor!r}; leave one of them out")
+        name = executor if watch is None else "sequential"
+        self.executor, self.why = choose(model.config, name, batch_segments, model.device.type)
         self.tokenizer = tokenizer
         self._fingerprint = model.fingerprint()
         self.model = for_reading(model, dtype)
-        self._writer = writer(self.model)
+        self._writer = writer(self.model) if watch is None else Watched(self.model, watch)
         self.dtype = next(self.model.backbone.parameters()).dtype
 
     def fingerprint(self) -> str:

@@ -325,12 +325,3 @@ def dpfp(x: Float[Tensor, "*rest channels"], expansion: int) -> Float[Tensor, "*
     """
     both = torch.cat([x.relu(), (-x).relu()], dim=-1)
     return torch.cat([both * both.roll(j, dims=-1) for j in range(1, expansion + 1)], dim=-1)
-
-
-def norms(state: State) -> dict[str, Float[Tensor, "batch layers"]]:
-    """Euclidean norms of what each layer holds: the drift that kills long horizons shows here first.
-
-    Args:
-        state: of an associative memory, or ``Memory.tensors``.
-    """
-    return {name: tensor.flatten(2).norm(dim=2) for name, tensor in state.items()}

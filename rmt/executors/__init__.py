@@ -9,19 +9,26 @@ from rmt.executors.packed import Packed
 from rmt.executors.precision import auto_dtype, for_reading
 from rmt.executors.sequential import Sequential
 from rmt.executors.speculative import Speculative
+from rmt.executors.watch import Look, Norms, Watched, norms
+from rmt.executors.wavefront import Wavefront
 
 __all__ = [
     "EXECUTORS",
     "Captured",
     "Compiled",
     "Executor",
+    "Look",
+    "Norms",
     "Packed",
     "ReadingModel",
     "Sequential",
     "Speculative",
     "StaticStep",
+    "Watched",
+    "Wavefront",
     "auto_dtype",
     "choose",
     "for_reading",
+    "norms",
     "writer",
 ]

@@ -8,7 +8,7 @@ from torch import nn
 
 from rmt import reference
 from rmt.backbone import FAMILIES
-from rmt.cells.associative import Store, dpfp, norms
+from rmt.cells.associative import Store, dpfp
 from rmt.errors import InputError
 from rmt.models.causal_lm import RMTForCausalLM
 from rmt.models.sequence_classification import RMTForSequenceClassification
@@ -146,14 +146,6 @@ def test_gradient_stops_at_the_depth():
         last = model(content(1, length), memory=type(memory)(state)).logits[:, -1].sum()
         grads = torch.autograd.grad(last, list(state.values()), allow_unused=True)
         assert any(g is not None and bool(g.abs().sum() > 0) for g in grads) is reached
-
-
-def test_norms_are_of_each_layer():
-    model = awake(causal(memory="associative"))
-    memory = model(content(2, 12)).memory
-    got = norms(dict(memory.tensors))
-    assert got["associations"].shape == (2, 2)
-    assert torch.allclose(got["associations"][1, 0], memory.tensors["associations"][1, 0].norm())
 
 
 def test_a_memory_survives_a_file_and_another_model_refuses_it(tmp_path):
