@@ -76,7 +76,7 @@ class Reader:
         self.tokenizer = tokenizer
         self._fingerprint = model.fingerprint()
         self.model = for_reading(model, dtype)
-        self._writer = writer(self.model) if watch is None else Watched(self.model, watch)
+        self._writer: Any = writer(self.model) if watch is None else Watched(self.model, watch)
         self.dtype = next(self.model.backbone.parameters()).dtype
 
     def fingerprint(self) -> str:
