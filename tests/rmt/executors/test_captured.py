@@ -214,12 +214,12 @@ def test_a_recorded_step_never_waits(kind, monkeypatch):
 
 def test_choice():
     plain, gated = classifier().config, classifier(memory_update="gated").config
-    with pytest.raises(InputError, match=r"expected a CUDA device.* got cpu.*'sequential'"):
+    with pytest.raises(InputError, match=r"expected a CUDA device.* got cpu.*'auto'"):
         choose(plain, "captured")
     assert choose(plain, "captured", 16, device="cuda")[0] == Captured(16)
     executor, why = choose(plain, device="cuda")
     assert executor == Captured(32)
-    assert "replace" in why
+    assert "recorded once and replayed" in why
     assert "unmeasured" in why
     assert choose(plain)[0] == Sequential(32)
     assert choose(gated, device="cuda")[0].name == "speculative"

@@ -278,7 +278,9 @@ def test_choice():
     assert choose(classifier(memory_update="gated", gate_threshold=0.0).config)[0] == Sequential(32)
     with pytest.raises(InputError, match="replace"):
         choose(plain, "speculative")
-    with pytest.raises(InputError, match="wavefront"):
+    with pytest.raises(InputError, match="associative memory, local to a layer, got tokens"):
         choose(gated, "wavefront")
+    with pytest.raises(InputError, match=r"expected one of auto, speculative, .* got 'diagonal'"):
+        choose(gated, "diagonal")
     with pytest.raises(InputError, match="at least 1"):
         choose(gated, batch_segments=0)
