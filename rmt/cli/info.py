@@ -84,7 +84,7 @@ def model_facts(name: str) -> dict[str, Any]:
 
     model, tokenizer = models.load(name)
     config = model.config
-    executor, why = choose(config)
+    executor, why = choose(config, device=model.device.type)
     memory = model.initial_memory(1)
     return {
         "model": name,
@@ -97,6 +97,7 @@ def model_facts(name: str) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "segment_size": config.segment_size,
         "memory_tokens": config.num_memory_tokens,
+        "memory": config.memory,
         "memory_update": config.memory_update,
         "gate_threshold": config.gate_threshold,
         "memory_bytes": memory.nbytes,
