@@ -172,7 +172,7 @@ def test_a_memory_of_the_wrong_shape_or_batch_is_refused() -> None:
     model = classifier()
     with pytest.raises(InputError, match=r"each of 3 rows, got 2; fork it: memory.fork\(3\)"):
         model(input_ids=content(3, 5), memory=model.initial_memory(2))
-    with pytest.raises(InputError, match=r"shape \(3, 32\), got \(3, 16\)"):
+    with pytest.raises(InputError, match=r"shape \(3, 32\), got tokens of shape \(3, 16\)"):
         model(input_ids=content(1, 5), memory=Memory({"tokens": torch.zeros(1, 3, 16)}))
 
 
