@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rmt.backbone import family_of
 from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors.base import Executor
-from rmt.executors.captured import FAMILIES, Captured
+from rmt.executors.captured import FAMILIES, Captured, cuda_graph
 from rmt.executors.compiled import Compiled, not_compiled
 from rmt.executors.packed import Packed
 from rmt.executors.sequential import Sequential
@@ -89,7 +89,7 @@ def _not_captured(config: RMTConfig, device: str) -> str:
         return f"a CUDA device to record graphs on, got {device}"
     if kind not in FAMILIES:
         return f"a backbone that can be recorded ({', '.join(FAMILIES)}), got {kind}"
-    return _not_plain(config)
+    return "" if config.memory == "associative" else _not_plain(config)
 
 
 def _not_layered(config: RMTConfig, device: str) -> str:
@@ -114,7 +114,7 @@ def _compiled(config: RMTConfig, batch: int, device: str) -> Executor:
     return Compiled(Speculative(batch, first=COMPILED_TRY, most=COMPILED_TRY), rows=COMPILED_TRY)
 
 
-def _wavefront(config: RMTConfig, batch: int, device: str) -> Executor:
+def _wavefront(config: RMTConfig, batch: int, device: str) -> Wavefront:
     depth = config.num_hidden_layers
     least = GPU_LEAST * depth if device == "cuda" else 2
     return Wavefront(max(batch, WAVEFRONT_DEPTHS * depth), batched=device == "cuda", least=least)
@@ -133,7 +133,9 @@ RULES: dict[str, Rule] = {
     ),
     "captured": Rule(
         _not_captured,
-        lambda c, batch, device: Captured(batch),
+        lambda c, batch, device: (
+            Captured(batch) if c.memory == "tokens" else replace(_wavefront(c, batch, device), record=cuda_graph)
+        ),
         lambda c: (
             f"a segment's step is recorded once and replayed, from {Captured.least} segments on (a rule unmeasured)"
         ),

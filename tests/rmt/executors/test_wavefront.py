@@ -10,12 +10,18 @@ from torch import nn
 from rmt import Reader, reference
 from rmt.errors import InputError
 from rmt.executors import Sequential, Speculative, Wavefront, choose
+from rmt.executors.captured import cuda_graph, direct_call
 from rmt.segments import split
 from tests.rmt.test_associative import awake, close
 from tests.rmt.test_reader import tokenizer  # noqa: F401
 from tests.rmt.tiny import causal, classifier, content, ragged
 
-HOW = {"batched": Wavefront(batched=True), "side by side": Wavefront(batched=False), "short": Wavefront(least=99)}
+HOW = {
+    "batched": Wavefront(batched=True),
+    "replayed": Wavefront(record=direct_call),
+    "side by side": Wavefront(batched=False),
+    "short": Wavefront(least=99),
+}
 
 
 def made(kind, **fields):
@@ -65,11 +71,42 @@ def test_a_reader_goes_on_after_a_block(tokenizer):  # noqa: F811
         assert close(got.tensors[name][0], tensor)
 
 
+def test_a_diagonal_is_recorded_once_and_what_it_gave_is_not_overwritten():
+    recorded = []
+
+    def record(run):
+        recorded.append(run)
+        return direct_call(run)
+
+    model, executor = made(causal), Wavefront(record=record)
+    segments = split(content(1, 32), None, 4)
+    with torch.inference_mode():
+        first = executor.read(model, segments, model.cell.initial(1))
+        kept = {name: tensor.clone() for name, tensor in first.items()}
+        again = executor.read(model, split(content(1, 32, seed=9), None, 4), first)
+    assert len(recorded) == 1
+    assert all(torch.equal(first[name], tensor) for name, tensor in kept.items())
+    assert not torch.allclose(again["associations"], kept["associations"])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("how", [Wavefront(), Wavefront(record=cuda_graph)])
+def test_on_a_gpu(how):
+    model = made(causal).cuda()
+    with torch.inference_mode():
+        segments = split(content(2, 64).cuda(), None, 4)
+        expected = Sequential().read(model, segments, model.cell.initial(2))
+        got = how.read(model, segments, model.cell.initial(2))
+    assert all(close(got[name], tensor) for name, tensor in expected.items())
+
+
 def test_choice():
     config = causal(memory="associative").config
     assert choose(config, "wavefront")[0] == Wavefront(32, batched=False)
     assert choose(config, device="cuda")[0] == Wavefront(32, least=6)
     assert "2 segments can be on their way" in choose(config, device="cuda")[1]
+    assert choose(config, "captured", device="cuda")[0] == Wavefront(32, least=6, record=cuda_graph)
     gated = causal(memory="associative", memory_update="gated").config
     assert isinstance(choose(gated)[0], Speculative)
     with pytest.raises(InputError, match="associative memory, local to a layer, got tokens"):
