@@ -198,11 +198,7 @@ class AssociativeMemoryCell(nn.Module):
 
     def _ask(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
         """Read one segment and leave the memory as it is; a decoder then needs no memory tokens."""
-        memory = self.memory.expand(len(segment.ids), -1, -1)
-        if self.layout == "encoder":
-            laid = layout.encoder(backbone, segment, memory, self.special)
-        else:
-            laid = layout.decoder(backbone, segment, memory[:, :0])
+        laid = self._lay_out(backbone, segment, self.memory if self.layout == "encoder" else self.memory[:0])
         hidden = self.open(backbone, state, **laid.inputs)
         return CellOutput(hidden[:, laid.text], hidden[:, 0], state, None)
 
@@ -223,12 +219,16 @@ class AssociativeMemoryCell(nn.Module):
 
     def begin(self, backbone: nn.Module, segment: Segment) -> tuple[layout.Laid, layers.Plan]:
         """A segment laid out, and what its layers are to be called with."""
-        memory = self.memory.expand(len(segment.ids), -1, -1)
-        if self.layout == "encoder":
-            laid = layout.encoder(backbone, segment, memory, self.special)
-        else:
-            laid = layout.decoder(backbone, segment, memory)
+        laid = self._lay_out(backbone, segment, self.memory)
         return laid, layers.plan(backbone, self.family, **laid.inputs)
+
+    def _lay_out(self, backbone: nn.Module, segment: Segment, memory: Float[Tensor, "memory hidden"]) -> layout.Laid:
+        def fill(text: Tensor) -> tuple[Tensor, Tensor]:
+            return memory.expand(len(text), -1, -1).to(text.dtype), text
+
+        if self.layout == "encoder":
+            return layout.encoder(backbone, segment, self.special, fill)
+        return layout.decoder(backbone, segment, fill, ahead=False)
 
     def end(
         self,

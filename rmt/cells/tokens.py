@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmt.backbone import family_of
+from rmt.cells import layout
 from rmt.cells.retrieval import Retrieval
 from rmt.config import RMTConfig
 from rmt.errors import InputError
@@ -150,11 +151,12 @@ class TokenMemoryCell(nn.Module):
             write: whether the memory after it is wanted.
         """
         memory = state["tokens"]
-        run = self._encode if self.layout == "encoder" else self._decode
-        hidden, opening, output = run(backbone, segment, state)
+        laid = self._lay_out(backbone, segment, state)
+        out = backbone(**laid.inputs).last_hidden_state
+        hidden, opening = out[:, laid.text], out[:, 0]
         if not write or not self.config.num_memory_tokens:
             return CellOutput(hidden, opening, state, None)
-        new, gates = self._update(memory, output.float())
+        new, gates = self._update(memory, out[:, laid.written].float())
         kept = torch.where(segment.active[:, None, None], new, memory)
         after = {"tokens": kept}
         if self.retrieval is not None:
@@ -179,48 +181,10 @@ class TokenMemoryCell(nn.Module):
             # Written so that z = 0 gives back the very same bits.
             return torch.where(z == 0, memory, (1 - z) * memory + z * write), logits.squeeze(-1)
 
-    def _encode(self, backbone: nn.Module, segment: Segment, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        embed = embeddings(backbone)
-        batch, width = segment.ids.shape
-        cls, sep = self.special
-        closed, seen = close(segment, sep)
-        memory, text = self.inputs(embed(closed), state)
-        count = memory.shape[1]
-        opening = embed(closed.new_full((batch, 1), cls))
-        parts = [opening, text]
-        if count:
-            parts[1:1] = [memory, embed(closed.new_full((batch, 1), sep))]
-        inputs = torch.cat(parts, dim=1)
-        ahead = inputs.shape[1] - text.shape[1]
-        mask = torch.cat([seen.new_ones(batch, ahead), seen], dim=1)
-        out = backbone(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state
-        return out[:, ahead : ahead + width], out[:, 0], out[:, 1 : 1 + count]
+    def _lay_out(self, backbone: nn.Module, segment: Segment, state: State) -> layout.Laid:
+        def fill(text: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inputs(text, state)
 
-    def _decode(self, backbone: nn.Module, segment: Segment, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        embed = embeddings(backbone)
-        batch, width = segment.ids.shape
-        block, text = self.inputs(embed(segment.ids), state)
-        count = block.shape[1]
-        inputs = torch.cat([block, text, block], dim=1)
-        ones = segment.mask.new_ones(batch, count)
-        mask = torch.cat([ones, segment.mask, ones], dim=1).long()
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        out = backbone(
-            inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        return out[:, count : count + width], out[:, 0], out[:, count + width :]
-
-
-def embeddings(backbone: nn.Module) -> nn.Module:
-    """Word embeddings of a base model."""
-    found: Any = backbone.get_input_embeddings
-    return found()
-
-
-def close(segment: Segment, closing: int) -> tuple[Int[Tensor, "batch closed"], Tensor]:
-    """The segment with a closing token behind the last real token of each row, and the mask of both."""
-    width = segment.ids.shape[1]
-    lengths = segment.lengths[:, None]
-    places = torch.arange(width + 1, device=segment.ids.device)[None]
-    ids = F.pad(segment.ids, (0, 1)).masked_fill(places == lengths, closing)
-    return ids, places <= lengths
+        if self.layout == "encoder":
+            return layout.encoder(backbone, segment, self.special, fill)
+        return layout.decoder(backbone, segment, fill, ahead=True)
