@@ -31,7 +31,9 @@ def read(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 1_000_000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    executor: Annotated[str, typer.Option(help="auto, sequential or speculative.")] = "auto",
+    executor: Annotated[
+        str, typer.Option(help="auto, speculative, wavefront, captured, compiled, packed or sequential.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
 ) -> None:

@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default="auto", help="auto, fresh, a bundled model, or a folder with one")
     made.add_argument("--segment-size", type=int, default=128, help="tokens")
     made.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    made.add_argument("--executor", default="auto", help="auto, sequential or speculative")
+    made.add_argument("--executor", default="auto", help="auto, or one of rmt.executors.EXECUTORS")
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return made
 

@@ -125,7 +125,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="documents of each length (speed); 5")
     parser.add_argument("--max-length", type=int, help="tokens of the longest document; 2000000, for speed 64000")
     parser.add_argument("--dtype", default="auto", help="the reader's: auto, float32, bfloat16 or float16")
-    parser.add_argument("--executor", default="auto", help="the reader's: auto, sequential or speculative")
+    parser.add_argument("--executor", default="auto", help="the reader's: auto, or one of rmt.executors.EXECUTORS")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="of speed and memory")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for JSON and pictures")
     args = parser.parse_args(argv)
