@@ -73,9 +73,11 @@ class ReaderModel:
         return Memory(self.reader.initial(1), MemoryMeta())
 
     def shuffled(self, state: Memory, seed: int) -> Memory:
-        """The same numbers with channels in another order."""
+        """The same numbers with channels in another order; counts, places and scores beside them stay."""
 
         def shuffle(tensor: torch.Tensor) -> torch.Tensor:
+            if not tensor.is_floating_point() or tensor.dim() < 3:
+                return tensor
             return tensor[..., torch.from_numpy(channel_order(tensor.shape[-1], seed)).to(tensor.device)]
 
         return state.map(shuffle)

@@ -9,12 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from evals import evaluate
 from evals.model import MemoryModel
 from evals.tasks.memory import PLACES, MemoryTasks
+from rmt import Reader
 from rmt.cli.adapters import ReaderModel, _heard
 from rmt.cli.evaluate import parse_lengths
 from rmt.cli.models import reader
 from rmt.errors import InputError
+from rmt.models import RMTForSequenceClassification
+from tests.rmt import test_associative, test_retrieval, tiny
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language_model"])
@@ -69,6 +73,44 @@ def test_adapter(classifier, document):
     assert not torch.equal(shuffled, states[0].tensors["tokens"])
     assert torch.equal(shuffled.sort(dim=-1).values, states[0].tensors["tokens"].sort(dim=-1).values)
     assert torch.equal(model.initial().tensors["tokens"], ours.model.initial_memory(1).tensors["tokens"])
+
+
+KINDS = {
+    "associative": {"memory": "associative", "associative_key_size": 16},
+    "retrieval": {"retrieval_every": 1, "retrieval_budget": 3, "retrieval_top": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_controls_of_every_kind_of_memory(kind, tokenizer, document):
+    awake = {"associative": test_associative.awake, "retrieval": test_retrieval.awake}[kind]
+    inner = tiny.BertModel(tiny.bert_config(vocab_size=len(tokenizer)), add_pooling_layer=False)
+    fields = {"segment_size": 16, "num_memory_tokens": 3, "num_labels": 6} | KINDS[kind]
+    ours = Reader(awake(RMTForSequenceClassification.from_backbone(inner, **fields)), tokenizer, dtype="float32")
+    model, asked = ReaderModel(ours), []
+    ids = np.array(tokenizer(document.read_text(), add_special_tokens=False)["input_ids"])
+    documents = list(MemoryTasks(tokenizer, ids, 100, ["detect"]).documents(4))
+
+    class Asked(ReaderModel):
+        def answer(self, state, questions):
+            asked.append(state)
+            return super().answer(state, questions)
+
+    cells = evaluate(Asked(ours), documents, batch_size=2)
+    assert {cell.control for cell in cells} == {"memory", "zeroed", "shuffled", "swapped"}
+    assert all(cell.n for cell in cells)
+
+    state, shuffled = asked[0], model.shuffled(asked[0], 0)
+    assert state.tensors.keys() == shuffled.tensors.keys()
+    for name, tensor in state.tensors.items():
+        other = shuffled.tensors[name]
+        if name in ("segments", "bank_at", "bank_drift", "bank_scores"):
+            assert torch.equal(other, tensor), "only channels are shuffled"
+        else:
+            assert not torch.equal(other, tensor), name
+            assert torch.equal(other.sort(dim=-1).values, tensor.sort(dim=-1).values)
+    if kind == "retrieval":
+        assert bool(state.tensors["bank_at"].any()), "nothing was kept"
 
 
 def test_other_labels_are_refused(classifier):
