@@ -288,7 +288,7 @@ class Reader:
         return "tokens", digest_of(tokens)
 
     def _own(self, memory: Memory | None) -> Memory | None:
-        """A memory checked: of one document and of this model, moved to where the model is."""
+        """A memory checked: of one document and of this model, by name and by shapes, moved to where the model is."""
         if memory is None:
             return None
         if memory.batch_size != 1:
@@ -300,7 +300,9 @@ class Reader:
                 f"memory: expected one of this model ({self.fingerprint()}), got one of model "
                 f"{memory.meta.model}; use the model that read the document, or read it again"
             )
-        return memory.detach().to(self.model.device)
+        own = memory.detach().to(self.model.device)
+        self.model.state_of(own, 1)  # a memory that names no model says by its shapes that it is of another
+        return own
 
 
 def _require_ours(model: Any) -> None:

