@@ -48,7 +48,7 @@ class Reader:
         executor: one of :data:`rmt.executors.EXECUTORS`; see :func:`rmt.executors.choose`.
         batch_segments: segments handed to the executor at a time.
         watch: called after every segment with the norms of the memory (:func:`rmt.executors.norms`), to see it drift;
-            segments are then read in order.
+            segments are then read in order, and documents one at a time.
 
     Attributes:
         model: the copy that reads.
@@ -76,7 +76,8 @@ class Reader:
         self.tokenizer = tokenizer
         self._fingerprint = model.fingerprint()
         self.model = for_reading(model, dtype)
-        self._writer: Any = writer(self.model) if watch is None else Watched(self.model, watch)
+        reads: Any = writer(self.model)
+        self._writer: Any = reads if watch is None else Watched(reads, watch)
         self.dtype = next(self.model.backbone.parameters()).dtype
 
     def fingerprint(self) -> str:
@@ -161,9 +162,13 @@ class Reader:
                 1,024 documents never overtake a slow one: their memories wait for its.
 
         Raises:
-            InputError: fewer than one slot, one document instead of several, or, at the turn of a document, what
-                :meth:`read` would say of it and which one it is.
+            InputError: fewer than one slot, one document instead of several, a reader that is watched, or, at the
+                turn of a document, what :meth:`read` would say of it and which one it is.
         """
+        if isinstance(self._writer, Watched):
+            raise InputError(
+                "read_many: expected a reader without watch=, got one with it; read one after another with read()"
+            )
         if isinstance(documents, str | Path):
             raise InputError(f"read_many: expected several documents, got one ({documents}); use read()")
         packed = Packed(self.executor.batch_segments, slots)

@@ -30,8 +30,8 @@ class Watched:
     """A model for reading, as :class:`rmt.executors.ReadingModel`, that tells the norms after each segment.
 
     Attributes:
-        model: what reads.
-        look: called with the norms, once a segment, in order.
+        model: what reads, as :func:`rmt.executors.writer` gives it: watching changes no bit.
+        look: called with the norms, once a segment, in order of one document.
         training: as of the model, which reads in evaluation mode.
     """
 
