@@ -95,8 +95,14 @@ def family_of(config: PreTrainedConfig, layout: Layout | None = None) -> Family:
     return family
 
 
-def max_segment_size(config: PreTrainedConfig, num_memory_tokens: int) -> int | None:
-    """Content tokens that fit between the other tokens of a segment; None where nothing bounds them."""
+def max_segment_size(config: PreTrainedConfig, num_memory_tokens: int, memory: str = "tokens") -> int | None:
+    """Content tokens that fit between the other tokens of a segment; None where nothing bounds them.
+
+    Args:
+        config: the backbone's.
+        num_memory_tokens: at one end of a segment; with memory ``tokens`` a decoder has them at both.
+        memory: kind of memory, see :class:`rmt.RMTConfig`.
+    """
     family = family_of(config)
     positions = getattr(config, "max_position_embeddings", None)
     # A decoder's window must reach from the last memory token back over the whole segment to the first.
@@ -105,18 +111,20 @@ def max_segment_size(config: PreTrainedConfig, num_memory_tokens: int) -> int | 
     bounds += [] if window is None else [int(window)]
     if not bounds:
         return None
-    memory = num_memory_tokens
-    around = memory + 2 + (memory > 0) if family.layout == "encoder" else 2 * memory
+    count, ends = num_memory_tokens, 2 if memory == "tokens" else 1
+    around = count + 2 + (count > 0) if family.layout == "encoder" else ends * count
     return min(bounds) - around
 
 
-def check_segment_size(config: PreTrainedConfig, segment_size: int, num_memory_tokens: int) -> None:
+def check_segment_size(
+    config: PreTrainedConfig, segment_size: int, num_memory_tokens: int, memory: str = "tokens"
+) -> None:
     """Refuse a segment that the backbone has no positions for.
 
     Raises:
         InputError: with the largest size that fits.
     """
-    most = max_segment_size(config, num_memory_tokens)
+    most = max_segment_size(config, num_memory_tokens, memory)
     if most is not None and segment_size > most:
         raise InputError(
             f"segment_size: expected at most {most} tokens (of the backbone's positions {num_memory_tokens} "

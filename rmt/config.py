@@ -165,9 +165,10 @@ class RMTConfig(PreTrainedConfig):
         require(self.memory in MEMORIES, f"memory in {MEMORIES}", self.memory)
         require(whole(heads, 1), "associative_heads to be a positive integer", heads)
         require(whole(key, 1) and key % heads == 0, f"associative_key_size to be a multiple of {heads} heads", key)
-        widest = 2 * key // heads - 1  # a roll by the number of channels or more repeats an earlier one
-        expansion = self.associative_expansion
-        require(whole(expansion, 1) and expansion <= widest, f"associative_expansion from 1 to {widest}", expansion)
+        expansion, widest = self.associative_expansion, key // heads - 1
+        # Rolled by as many channels as a head has, relu(x) meets relu(-x), and from there on products come again.
+        fits = whole(expansion, 1) and expansion <= widest
+        require(fits, f"associative_expansion from 1 to {widest}, one less than the key channels of a head", expansion)
         for name in ("associative_correction", "associative_normalize"):
             require(isinstance(getattr(self, name), bool), f"{name} to be true or false", getattr(self, name))
         require(self.order in ORDERS, f"order in {ORDERS}", self.order)

@@ -27,7 +27,7 @@ class Call:
     def kind(self) -> str:
         """Equal for calls that can be made as one: the same form, tensors of the same shapes, the same other values."""
         leaves, form = pytree.tree_flatten((self.args, self.kwargs))
-        return str([form, *(tuple(x.shape) if isinstance(x, Tensor) else x for x in leaves)])
+        return str([form, *((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves)])
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def plan(core: nn.Module, family: Family, **inputs: Any) -> Plan:
     first: list[Tensor] = []
     notes = nn.ModuleList(_Note(layer, calls, first, family.pairs) for layer in layers_of(core, family))
     view = shallow(core)
-    _put(view, family.layers, notes)
+    put(view, family.layers, notes)
     if family.norm:
-        _put(view, family.norm, nn.Identity())
+        put(view, family.norm, nn.Identity())
     view(**inputs)
     return Plan(first[0], tuple(calls))
 
@@ -105,7 +105,7 @@ class _Note(nn.Module):
         return (hidden_states, None) if self.pairs else hidden_states
 
 
-def _put(view: nn.Module, path: str, module: nn.Module) -> None:
+def put(view: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module at a path of a view, whose modules on the way there become copies."""
     *way, name = path.split(".")
     for step in way:

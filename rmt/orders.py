@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,12 +19,44 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rmt import layers
-from rmt.cells.associative import AssociativeMemoryCell, State, Store
+from rmt.cells.associative import State, Store
 from rmt.cells.layout import Laid
 from rmt.cells.tokens import CellOutput
 from rmt.recurrence import cut
 from rmt.segments import Segment
 from rmt.stack import Stack, stack_of, unlike
+
+
+@runtime_checkable
+class LayeredCell(Protocol):
+    """A cell with memory local to a layer: :class:`rmt.cells.associative.AssociativeMemoryCell`, or PEFT's wrapper."""
+
+    config: Any
+    family: Any
+
+    def begin(self, backbone: nn.Module, segment: Segment) -> tuple[Laid, layers.Plan]:
+        """A segment laid out, and what its layers are to be called with."""
+
+    def layer(
+        self,
+        number: int,
+        layer: nn.Module,
+        hidden: Tensor,
+        call: layers.Call,
+        before: Store,
+        written: slice,
+        active: Tensor,
+    ) -> tuple[Tensor, Store, Tensor]:
+        """One layer of one segment."""
+
+    def end(self, backbone: nn.Module, laid: Laid, hidden: Tensor, state: State, gates: Tensor) -> CellOutput:
+        """What a segment gives once all layers have run."""
+
+    def read(self, at: slice, hidden: Tensor, store: Store) -> Tensor:
+        """Hidden states with what some layers hold for them added."""
+
+    def write(self, at: slice, outputs: Tensor, before: Store, active: Tensor) -> tuple[Store, Tensor]:
+        """What some layers hold after a segment, and gates."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +87,7 @@ Diagonal = Callable[[Sequence[Flight], Store], tuple[Sequence[Tensor], Store, Se
 
 
 def run(
-    cell: AssociativeMemoryCell,
+    cell: LayeredCell,
     core: nn.Module,
     segments: Sequence[Segment],
     state: State,
@@ -84,7 +116,7 @@ def run(
 
 
 def layer_major(
-    cell: AssociativeMemoryCell,
+    cell: LayeredCell,
     core: nn.Module,
     segments: Sequence[Segment],
     state: State,
@@ -125,7 +157,7 @@ def layer_major(
 
 
 def wavefront(
-    cell: AssociativeMemoryCell,
+    cell: LayeredCell,
     core: nn.Module,
     segments: Iterable[Segment],
     state: State,
@@ -170,7 +202,7 @@ def wavefront(
             yield flights.pop(), store
 
 
-def one_by_one(cell: AssociativeMemoryCell, core: nn.Module, each: Callable[..., Any] | None = None) -> Diagonal:
+def one_by_one(cell: LayeredCell, core: nn.Module, each: Callable[..., Any] | None = None) -> Diagonal:
     """The pairs of a diagonal each by itself: right for all layers, alike or not.
 
     Args:
@@ -191,7 +223,7 @@ def one_by_one(cell: AssociativeMemoryCell, core: nn.Module, each: Callable[...,
     return run
 
 
-def stacked(cell: AssociativeMemoryCell, stack: Stack, *, checkpointed: bool = False) -> Diagonal:
+def stacked(cell: LayeredCell, stack: Stack, *, checkpointed: bool = False) -> Diagonal:
     """The pairs of a diagonal as one batch, or a few, where the last segments are narrower or have other masks.
 
     Args:

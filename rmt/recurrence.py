@@ -55,7 +55,13 @@ def run(
     left = remaining(segments)
     grad = torch.is_grad_enabled()
     if branches and checkpointed and grad:
-        yield from nested(step, segments, borders(segments, bptt_depth), state, branches)
+        start = 0
+        while bptt_depth is not None and not every_segment_counts and bool((left[start] > bptt_depth).all()):
+            with torch.no_grad():
+                state, emit = step(segments[start], state)
+            yield {}, emit
+            start += 1
+        yield from nested(step, segments[start:], borders(segments, bptt_depth)[start:], state, branches)
         return
     for number, (segment, border) in enumerate(zip(segments, borders(segments, bptt_depth), strict=True)):
         reachable = True

@@ -7,6 +7,7 @@ stacked tensors, and stay usable, trainable and savable as they were.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,9 @@ from rmt.backbone import Family
 from rmt.errors import InputError
 
 _known: WeakKeyDictionary[nn.Module, Stack] = WeakKeyDictionary()
+_making = Lock()
+# Of a module: its own tables, and what may differ between layers that do the same.
+NO_MATTER = ("layer_idx", "training", "_parameters", "_buffers", "_modules", "_is_hf_initialized")
 
 
 def stack_of(core: nn.Module, family: Family) -> Stack:
@@ -29,10 +33,11 @@ def stack_of(core: nn.Module, family: Family) -> Stack:
     Raises:
         InputError: the layers are not alike.
     """
-    found = _known.get(core)
-    if found is None or not found.holds(layers.layers_of(core, family)):
-        found = _known[core] = Stack(layers.layers_of(core, family))
-    return found
+    with _making:
+        found = _known.get(core)
+        if found is None or not found.holds(layers.layers_of(core, family)):
+            found = _known[core] = Stack(layers.layers_of(core, family))
+        return found
 
 
 def unlike(some: Sequence[nn.Module]) -> str:
@@ -41,19 +46,21 @@ def unlike(some: Sequence[nn.Module]) -> str:
     def shape(layer: nn.Module) -> list[Any]:
         return [(n, t.shape, t.dtype, t.device) for n, t in _tensors(layer).items()]
 
-    def kind(layer: nn.Module) -> list[Any]:
-        plain = (int, float, str, bool, type(None))
-        skipped = ("layer_idx", "training")
-        return [
-            (name, type(m), sorted((k, v) for k, v in vars(m).items() if isinstance(v, plain) and k not in skipped))
-            for name, m in layer.named_modules()
-        ]
+    def kind(layer: nn.Module) -> str:
+        return str(
+            [
+                (name, type(m), sorted((k, _facts(v)) for k, v in vars(m).items() if k not in NO_MATTER))
+                for name, m in layer.named_modules()
+            ]
+        )
 
     for number, layer in enumerate(some):
         if shape(layer) != shape(some[0]):
             return f"layer {number} has other weights than layer 0"
-        if str(kind(layer)) != str(kind(some[0])):
+        if kind(layer) != kind(some[0]):
             return f"layer {number} is set up otherwise than layer 0"
+        if any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules()):
+            return f"layer {number} has hooks, which a batch of layers would not call"
     return ""
 
 
@@ -73,7 +80,8 @@ class Stack:
         self.layers = list(some)
         self.storage: dict[str, Tensor] = {}
         tables = [_tensors(layer) for layer in some]
-        with torch.no_grad():
+        # Outside inference mode, or what becomes the layers' own weights could not be trained.
+        with torch.inference_mode(False), torch.no_grad():
             for name in tables[0]:
                 whole = torch.stack([table[name].detach() for table in tables])
                 for table, part in zip(tables, whole, strict=True):
@@ -107,10 +115,11 @@ class Stack:
             hidden: what each is given.
             calls: what each is called with beside that.
         """
+        tables = [_tensors(layer) for layer in self.layers[at]]
         weights = {
-            name: _Views.apply(whole, *(t[name] for t in map(_tensors, self.layers)))[at]
-            for name, whole in self.storage.items()
+            name: _Views.apply(whole[at], *(table[name] for table in tables)) for name, whole in self.storage.items()
         }
+        layer = _hollow(self.layers[0])  # a call puts weights into it, which other threads should not see
         flat = [pytree.tree_flatten((call.args, call.kwargs)) for call in calls]
         leaves, dims = zip(*(_together(leaf) for leaf in zip(*(f[0] for f in flat), strict=True)), strict=True)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -119,7 +128,7 @@ class Stack:
             given = iter(tensors)
             filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             args, kwargs = pytree.tree_unflatten(filled, flat[0][1])
-            out = functional_call(self.layers[0], weights, (hidden, *args), kwargs)
+            out = functional_call(layer, weights, (hidden, *args), kwargs)
             return out[0] if isinstance(out, tuple) else out
 
         places = [dim for leaf, dim in zip(leaves, dims, strict=True) if isinstance(leaf, Tensor)]
@@ -137,6 +146,28 @@ class _Views(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return None, *gradient.unbind(0)
+
+
+def _facts(value: Any) -> str:
+    """What a layer was set up with, in words that are equal for equal things; objects count as themselves."""
+    if isinstance(value, int | float | str | bool | type(None) | torch.dtype | torch.device | type):
+        return repr(value)
+    if isinstance(value, dict):
+        return str(sorted((str(k), _facts(v)) for k, v in value.items()))
+    if isinstance(value, list | tuple | set):
+        return str([_facts(v) for v in value])
+    if isinstance(value, Tensor | nn.Module):
+        return type(value).__name__
+    return getattr(value, "__qualname__", None) or f"{type(value).__name__} {id(value)}"
+
+
+def _hollow(module: nn.Module) -> nn.Module:
+    """The same module with tables of its own, all the way down; what is in them is shared."""
+    twin = layers.shallow(module)
+    twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+    for name, part in module._modules.items():
+        twin._modules[name] = None if part is None else _hollow(part)
+    return twin
 
 
 def _together(leaves: Sequence[Any]) -> tuple[Any, int | None]:

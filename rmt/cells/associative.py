@@ -51,8 +51,8 @@ class Store:
 
     @classmethod
     def of(cls, state: State) -> Store:
-        """From what :meth:`state` gave."""
-        return cls(state["associations"].transpose(0, 1), state["normalizers"].transpose(0, 1))
+        """From what :meth:`state` gave, in float32 whatever it was moved to since."""
+        return cls(*(state[name].float().transpose(0, 1) for name in ("associations", "normalizers")))
 
     @classmethod
     def join(cls, parts: list[Store]) -> Store:
@@ -91,7 +91,13 @@ class AssociativeMemoryCell(nn.Module):
     fresh backbone, half precision), where eps or the square of a key would otherwise drown the rest, and for long
     horizons: what is written under a key then has the same weight whatever the size of the hidden state.
 
-    Everything that is written is computed in float32, reading in the number format of the hidden states.
+    All tokens of a segment write in view of the same A. Where several of them write under one key, what they add is
+    several times what was missing; and where gamma is 0, A grows under features that z hardly has, by which a later
+    read divides. Norms then rise from segment to segment (:func:`rmt.executors.norms`; ``Reader(watch=...)``):
+    normalise, or gate.
+
+    Everything that is written is computed in float32, reading in the number format of the hidden states (float16: too,
+    but for what would leave its range).
     """
 
     def __init__(self, config: RMTConfig) -> None:
@@ -255,10 +261,13 @@ class AssociativeMemoryCell(nn.Module):
         """
         dtype, rows = hidden.dtype, store.normalizers.shape[1]
         side_by_side = hidden.unflatten(1, (rows, -1)).flatten(2, 3)
-        keys = self._features(side_by_side @ self.query[at].to(dtype).mT[:, None])
-        found = keys @ store.associations.to(dtype).mT
-        weight = (keys @ store.normalizers.to(dtype)[..., None]) + EPSILON
-        return hidden + (found / weight).transpose(2, 3).flatten(3).view_as(hidden)
+        keys = side_by_side @ self.query[at].to(dtype).mT[:, None]
+        # Squares of keys, and what they weigh, leave the range of float16.
+        exact = torch.float32 if dtype == torch.float16 else dtype
+        keys = self._features(keys.to(exact))
+        found = keys @ store.associations.to(exact).mT
+        weight = (keys @ store.normalizers.to(exact)[..., None]) + EPSILON
+        return hidden + (found / weight).to(dtype).transpose(2, 3).flatten(3).view_as(hidden)
 
     def write(
         self,
@@ -313,8 +322,12 @@ class AssociativeMemoryCell(nn.Module):
         return x.unflatten(-1, (self.config.associative_heads, -1)).transpose(-3, -2)
 
     def _features(self, x: Tensor) -> Tensor:
-        features = dpfp(self._heads(x), self.config.associative_expansion)
-        return F.normalize(features, dim=-1) if self.config.associative_normalize else features
+        x, expansion = self._heads(x), self.config.associative_expansion
+        if not self.config.associative_normalize:
+            return dpfp(x, expansion)
+        # Of unit length whatever the size of x, so that is taken out first: squares of it would not keep within range.
+        size = x.detach().abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        return F.normalize(dpfp(x / size, expansion), dim=-1, eps=1e-6)
 
 
 def dpfp(x: Float[Tensor, "*rest channels"], expansion: int) -> Float[Tensor, "*rest features"]:

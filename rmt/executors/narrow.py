@@ -6,7 +6,6 @@ none. Keys and values still come from every position, so the memory is that of t
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from rmt.backbone import family_of
 from rmt.executors.lean import LeanEncoder, suits
+from rmt.layers import put, shallow
 from rmt.models.base import RMTPreTrainedModel
 
 
@@ -55,21 +55,9 @@ def narrow(core: nn.Module, path: str, rows: int) -> nn.Module:
         core: base model with a list of BERT layers at ``path``, such as ``encoder.layer``.
     """
     view = shallow(core)
-    at = view
-    *way, layers = path.split(".")
-    for name in way:
-        at._modules[name] = shallow(at.get_submodule(name))
-        at = at.get_submodule(name)
-    *before, last = at.get_submodule(layers).children()
-    at._modules[layers] = nn.ModuleList([*before, LastLayer(last, rows)])
+    *before, last = core.get_submodule(path).children()
+    put(view, path, nn.ModuleList([*before, LastLayer(last, rows)]))
     return view
-
-
-def shallow(module: nn.Module) -> nn.Module:
-    """A copy that shares all parts, yet has a table of parts of its own."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
 
 
 class LastLayer(nn.Module):

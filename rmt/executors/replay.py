@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rmt import orders
-from rmt.cells.associative import AssociativeMemoryCell, Store
+from rmt.cells.associative import Store
 from rmt.executors.captured import Record, StaticStep, Tensors, cuda_graph
 from rmt.layers import Call
-from rmt.orders import Diagonal, Flight
+from rmt.orders import Diagonal, Flight, LayeredCell
 from rmt.stack import Stack
 
 
-def replayed(cell: AssociativeMemoryCell, stack: Stack, record: Record = cuda_graph) -> Diagonal:
+def replayed(cell: LayeredCell, stack: Stack, record: Record = cuda_graph) -> Diagonal:
     """As :func:`rmt.orders.stacked`, with full diagonals replayed; the first and last few, not full, run as they are.
 
     Args:

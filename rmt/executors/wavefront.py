@@ -39,7 +39,7 @@ class Wavefront:
     least: int = 2
     record: Record | None = None
     name: str = "wavefront"
-    _runs: dict[int, Diagonal] = field(default_factory=dict, repr=False, compare=False)
+    _runs: dict[tuple[int, int], Diagonal] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, model: ReadingModel, segments: Iterable[Segment], state: State) -> State:
         """See :class:`rmt.executors.Executor`.
@@ -64,6 +64,7 @@ class Wavefront:
         stack = stack_of(core, cell.family)
         if self.record is None:
             return orders.stacked(cell, stack)
-        if id(stack) not in self._runs:
-            self._runs[id(stack)] = replayed(cell, stack, self.record)
-        return self._runs[id(stack)]
+        which = id(cell), id(stack)  # both are kept alive by what was recorded
+        if which not in self._runs:
+            self._runs[which] = replayed(cell, stack, self.record)
+        return self._runs[which]

@@ -50,7 +50,7 @@ class RMTPreTrainedModel(PreTrainedModel):
     def __init__(self, config: RMTConfig, backbone: PreTrainedModel) -> None:
         super().__init__(config)
         family.family_of(config.backbone_config, self.layout)
-        family.check_segment_size(config.backbone_config, config.segment_size, config.num_memory_tokens)
+        family.check_segment_size(config.backbone_config, config.segment_size, config.num_memory_tokens, config.memory)
         self.backbone = backbone
         self.cell = new_cell(config)
 
@@ -115,7 +115,9 @@ class RMTPreTrainedModel(PreTrainedModel):
     def segments(self, input_ids: Tensor, attention_mask: Tensor | None, size: int | None = None) -> list[Segment]:
         """Cut a batch into segments of ``size`` tokens, the configured size where None."""
         if size is not None:
-            family.check_segment_size(self.config.backbone_config, size, self.config.num_memory_tokens)
+            family.check_segment_size(
+                self.config.backbone_config, size, self.config.num_memory_tokens, self.config.memory
+            )
         return split(input_ids, attention_mask, size or self.config.segment_size)
 
     def run_segments(
@@ -146,9 +148,9 @@ class RMTPreTrainedModel(PreTrainedModel):
 
         depth, checkpointed = self.config.bptt_depth, self.config.recurrence == "checkpointed"
         if self.config.order != "segments" and write_last:
-            assert isinstance(self.cell, AssociativeMemoryCell)
             cuts = borders(segments, depth)
-            outputs = orders.run(self.cell, self.core, segments, state, self.config.order, cuts, checkpointed)
+            cell: Any = self.cell  # PEFT may have wrapped it
+            outputs = orders.run(cell, self.core, segments, state, self.config.order, cuts, checkpointed)
             for segment, out in zip(segments, outputs, strict=True):
                 yield out.state, orders.maybe_checkpoint(emit, checkpointed, segment, out)
             return

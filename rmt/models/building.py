@@ -80,7 +80,9 @@ def load(function: Any, name: str, **kwargs: Any) -> Any:
 
 def encoder_config(model: PreTrainedModel, name: str, **fields: Any) -> RMTConfig:
     """A full configuration for an encoder, its opening and closing tokens found, its segment size checked first."""
-    check_segment_size(model.config, fields["segment_size"], fields["num_memory_tokens"])
+    check_segment_size(
+        model.config, fields["segment_size"], fields["num_memory_tokens"], fields.get("memory", "tokens")
+    )
     given = (fields.pop("cls_token_id", None), fields.pop("sep_token_id", None))
     opening, closing = special_tokens(model.config, given, name)
     return RMTConfig(
@@ -100,7 +102,9 @@ def word_spread(model: PreTrainedModel) -> float:
 
 def decoder_config(model: PreTrainedModel, **fields: Any) -> RMTConfig:
     """A full configuration for a decoder, its segment size checked first; special tokens are the backbone's."""
-    check_segment_size(model.config, fields["segment_size"], fields["num_memory_tokens"])
+    check_segment_size(
+        model.config, fields["segment_size"], fields["num_memory_tokens"], fields.get("memory", "tokens")
+    )
     special: dict[str, Any] = {
         k: getattr(model.config, k, None) for k in ("bos_token_id", "eos_token_id", "pad_token_id")
     }

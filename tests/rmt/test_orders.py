@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
-from rmt import orders, stack
+from rmt import stack
 from rmt.backbone import FAMILIES
-from rmt.cells.associative import Store
+from rmt.cells.associative import AssociativeMemoryCell, Store
 from rmt.errors import InputError
 from rmt.models.causal_lm import RMTForCausalLM
 from rmt.models.sequence_classification import RMTForSequenceClassification
@@ -86,7 +88,7 @@ def test_every_family(kind):
 
 def off_by_one(wrong, patch):
     """Three ways for a diagonal to be off by one."""
-    run, cell = stack.Stack.run, orders.AssociativeMemoryCell
+    run, cell = stack.Stack.run, AssociativeMemoryCell
     read, write = cell.read, cell.write
 
     def layer(self, at, hidden, calls):
@@ -159,6 +161,72 @@ def test_layers_that_differ_are_not_stacked():
     assert "layer 1" in stack.unlike(list(model.core.layers))
     with pytest.raises(InputError, match="layers that are alike"):
         stack.Stack(list(model.core.layers))
+
+
+def test_layers_set_up_otherwise_or_with_hooks_are_not_stacked():
+    """A number in a dictionary, as PEFT keeps the scale of an adapter; a hook, which a batch would not call."""
+    model = made(causal, "segments")
+    for number, layer in enumerate(model.core.layers):
+        layer.mlp.scaling = {"default": 1.0 + number}
+    assert "layer 1 is set up otherwise" in stack.unlike(list(model.core.layers))
+    model = made(causal, "segments")
+    model.core.layers[0].mlp.register_forward_hook(lambda *_: None)
+    assert "hooks" in stack.unlike(list(model.core.layers))
+
+
+@pytest.mark.parametrize("order", ["segments", "layers", "wavefront"])
+def test_adapters_in_every_order(order):
+    """PEFT wraps the cell, and gives layers scales of their own: all orders see both."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        target_modules=["q_proj", "up_proj"], modules_to_save=["cell"], alpha_pattern={r".*layers\.1\..*": 64}
+    )
+    ids, found = content(2, 16), []
+    for each in ("segments", order):
+        torch.manual_seed(0)
+        model = get_peft_model(made(causal, each), lora).train()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        found.append(gradients(model) | {"loss": out.loss.detach()[None]})
+    assert found[0]["base_model.model.cell.modules_to_save.default.value"].abs().max() > 0
+    for name, tensor in found[0].items():
+        assert torch.allclose(found[1][name], tensor, atol=1e-5), name
+
+
+def test_training_after_reading_in_inference_mode():
+    model = made(causal, "wavefront")
+    ids = content(1, 16)
+    with torch.inference_mode():
+        model(ids)
+    model.train()(ids, labels=ids).loss.backward()
+    assert model.core.layers[1].self_attn.q_proj.weight.grad.abs().max() > 0
+
+
+def test_threads_do_not_see_each_other():
+    model = made(causal, "wavefront")
+    texts = [content(1, 16, seed=n) for n in range(4)]
+
+    def read(ids):
+        with torch.inference_mode():
+            return model(ids).logits
+
+    expected = [read(ids) for ids in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for number, got in enumerate(pool.map(read, texts * 6)):
+            assert torch.equal(got, expected[number % 4])
+
+
+def test_segments_beyond_the_depth_run_once():
+    """Checkpoints of checkpoints stand only where a gradient comes: what is cut off is run once, without a graph."""
+    model = made(classifier, "segments", bptt_depth=2, recurrence="checkpointed").train()
+    ran = []
+    model.core.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))
+    model(input_ids=content(1, 64), labels=torch.tensor([1])).loss.backward()
+    assert len(ran) <= 16 + 2 * 3
 
 
 def test_backward_finishes_a_layer_before_the_one_below():
