@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import recall_words
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from rmt import RMTForCausalLM
 KEYS, VALUES = 64, 64
 FIRST_KEY = 0
 FIRST_VALUE = FIRST_KEY + KEYS
-VOCABULARY = FIRST_VALUE + VALUES
+VOCABULARY = FIRST_VALUE + VALUES + 2  # an unknown word, and padding
 SEGMENTS, ASKED = 8, 8
 PAIRS = (8, 16, 32)
 LEVELS = (1, 2, 4, 8, 16, 32)
@@ -108,7 +109,7 @@ def accuracy(model: RMTForCausalLM, pairs: int, documents: int) -> float:
     return float((logits.argmax(dim=-1) == labels[:, asked + 1]).float().mean())
 
 
-def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+def train(name: str, seed: int, args: argparse.Namespace) -> tuple[dict[str, Any], RMTForCausalLM]:
     """One model from scratch: pairs of all numbers in turn, AdamW, warm-up and cosine decay."""
     model = build(name, seed, args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98))
@@ -144,7 +145,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
             shown = " ".join(f"{p}: {a:.3f}" for p, a in held.items())
             line = f"{name}, seed {seed}, step {step + 1}: {LEVELS[level]} pairs, {right_of_late:.2f} right; {shown}"
             print(line, file=sys.stderr, flush=True)
-    return {
+    result = {
         "model": name,
         "seed": seed,
         "accuracy": {str(p): accuracy(model, p, args.documents) for p in PAIRS},
@@ -154,6 +155,15 @@ def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         "seconds": time.monotonic() - start,
         "curve": curve,
     }
+    return result, model
+
+
+def save(model: RMTForCausalLM, folder: Path) -> None:
+    """The model, for reading, and a tokenizer whose words stand for its keys and values."""
+    model.generation_config.max_new_tokens = 1  # a value is one word
+    model.generation_config.pad_token_id = VOCABULARY - 1
+    model.eval().save_pretrained(folder)
+    recall_words.tokenizer().save_pretrained(folder)
 
 
 def show(results: Sequence[dict[str, Any]]) -> str:
@@ -188,6 +198,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--memory-tokens", type=int, default=4)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--save", type=Path, help="a folder for the last model that is trained")
     parser.add_argument("--log", type=int, default=250, help="steps between two looks at held-out documents")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     args = parser.parse_args()
@@ -198,7 +209,10 @@ def main() -> None:
         for name in args.models:
             if any((r["model"], r["seed"]) == (name, seed) for r in results):
                 continue
-            results.append(train(name, seed, args))
+            result, model = train(name, seed, args)
+            results.append(result)
+            if args.save is not None:
+                save(model, args.save)
             beside = path.with_suffix(".tmp")
             beside.write_text(json.dumps(results, indent=1))
             os.replace(beside, path)
