@@ -187,7 +187,10 @@ def row(key: str, kept: dict[str, Any], name: str, square: float) -> str:
     rate = speed * (kept["full_operations"] if name == FULL else kept["operations"])
     differs = f"{kept['gaps'][name]:.1e}" if name in kept["gaps"] else ""
     peaks = [r[name]["peak_mb"] for r in kept["rounds"] if name in r and "peak_mb" in r[name]]
-    what = "; ".join([kept["what"][name], *([f"peak {max(peaks):,.0f} MB"] if peaks else [])])
+    # What a process got of the cores: fewer than it has threads says that the machine was busy, or that it waited.
+    cores = min(r[name]["cores"] for r in kept["rounds"] if name in r)
+    memory = [f"peak {max(peaks):,.0f} MB"] if peaks else []
+    what = "; ".join([kept["what"][name], f"{cores:.2f} cores", *memory])
     of_full = f"{speed / full:.2f}" if full else ""
     place = " | ".join(key.split())
     rates = f"{rate / 1e9:,.0f} ({rate / square:.0%})"

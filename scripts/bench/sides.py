@@ -234,7 +234,8 @@ def timed(subject: Subject, one: Side) -> tuple[State, dict[str, float]]:
 
 
 def gap(ours: State, theirs: State) -> float:
-    """The largest difference in parts of the largest value, over all tensors of a state.
+    """The largest difference in parts of the largest value, over all tensors of a state; infinite where one
+    is not finite.
 
     Raises:
         ValueError: theirs is zero, so that nothing would be compared.
@@ -244,6 +245,8 @@ def gap(ours: State, theirs: State) -> float:
         largest = float(tensor.abs().max())
         if not largest:
             raise ValueError(f"{name}: expected a memory in which something is stored, got zeros")
+        if not (tensor.isfinite().all() and ours[name].isfinite().all()):
+            return float("inf")
         found = max(found, float((ours[name].float() - tensor.float()).abs().max()) / largest)
     return found
 

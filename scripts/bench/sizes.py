@@ -17,6 +17,7 @@ from rmt.errors import InputError
 from rmt.executors.precision import as_dtype
 from rmt.models import RMTForCausalLM, RMTForSequenceClassification
 
+VALUES, WEAK = 0.3, -4.0  # spread of what is stored, over that of keys; strength of writes before the sigmoid
 LLAMA3 = {"vocab": 128_256, "heads_of_keys": 8}
 
 
@@ -64,8 +65,9 @@ def build(name: str, positions: int, device: str, dtype: str = "auto") -> Any:
     """A model of ours ready for reading: what :func:`rmt.executors.for_reading` gives, built in place.
 
     Its segment size is set later, on its configuration. Associative values start at zero in a fresh model, so that
-    nothing would be stored; here they are drawn like keys. Features of keys are scaled to unit length, as fresh
-    hidden states are small.
+    nothing would be stored; here they are drawn. Features of keys are scaled to unit length, as fresh hidden states are
+    small, and writes are weak: with strong ones a random model drives its memory out of any bounds within a hundred
+    segments, where the rounding of one operation changes all of it and no two memories could be compared.
 
     Args:
         name: of :data:`SIZES`.
@@ -84,7 +86,9 @@ def build(name: str, positions: int, device: str, dtype: str = "auto") -> Any:
         model = _encoder(size, positions, wanted) if size.bert else _decoder(size, positions, wanted, name, device)
         cell = model.cell.float()
         if not size.bert:
-            nn.init.normal_(cell.value, std=size.hidden**-0.5)
+            nn.init.normal_(cell.value, std=VALUES * size.hidden**-0.5)
+            nn.init.zeros_(cell.strength)
+            nn.init.constant_(cell.strength_bias, WEAK)
     model.eval().requires_grad_(False)
     attention(model, "eager" if device == "cpu" and wanted == torch.bfloat16 else "sdpa")
     return model

@@ -103,7 +103,7 @@ def test_a_round_compares_all_sides(bench, name, missing):
         assert set(kept["rounds"][number]) == set(FAST) - missing
     assert set(kept["notes"]) == missing
     assert set(kept["gaps"]) == set(FAST) - missing - {"sequential", "full attention"}
-    assert max(kept["gaps"].values()) < 1e-4
+    assert max(kept["gaps"].values()) < 1e-5  # rounding of a batch in float32
     begins = [next(iter(here)) for here in kept["rounds"]]
     assert begins[0] == "sequential" != begins[1], "the order turns"
     assert kept["rounds"][0]["packed"]["tokens"] == 4 * 61
@@ -116,8 +116,15 @@ def test_another_memory_is_seen(bench):
     other = sides.read(now, Sequential(), now.ids(1, 24))
     assert sides.gap(state, state) == 0
     assert sides.gap(other, state) > 1e-2
+    assert sides.gap({**state, "normalizers": state["normalizers"] * torch.nan}, state) == float("inf")
     with pytest.raises(ValueError, match="got zeros"):
         sides.gap(state, now.model.cell.initial(1))
+
+
+def test_a_random_memory_grows_with_what_is_written_and_no_faster(bench):
+    sides, now = bench("sides"), subject_of(bench)
+    short, long = (sides.read(now, Sequential(), now.ids(0, n))["associations"].norm() for n in (16, 800))
+    assert 2 * short < long < 50 * short
 
 
 def test_full_attention_is_left_out_with_a_word(bench, monkeypatch):
