@@ -10,23 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rmt.cli.training_memory import FRESH, memory_fields
 from rmt.errors import InputError
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """An encoder over MiniLM with LoRA, or a decoder from scratch; ``init`` goes on from one."""
+    """An encoder over MiniLM with LoRA, or a decoder from scratch; ``init`` goes on from one.
+
+    Of the memory, None is as ``init`` has it, and without one as :data:`rmt.cli.training_memory.FRESH` says.
+    """
 
     kind: str = "encoder"
     backbone: str = "minilm"
     hidden_size: int = 128
     layers: int = 4
     segment_size: int = 128
-    memory: str = "tokens"
-    memory_update: str = "gated"
-    associative_key_size: int = 64
-    associative_heads: int = 1
-    associative_normalize: bool = True
+    memory: str | None = None
+    memory_update: str | None = None
+    associative_key_size: int | None = None
+    associative_heads: int | None = None
+    associative_normalize: bool | None = None
     gate_penalty: float = 0.02
     gate_threshold: float = 0.1
     bptt_depth: int | None = None
@@ -99,7 +103,6 @@ class Settings:
 
 
 KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
-MEMORY = ("memory", "memory_update", "associative_key_size", "associative_heads", "associative_normalize")
 STAGE = re.compile(r"(\d+)x(\d+)((?::[pfl]\d+|:[rnc]\d+(?:\.\d+)?|:s)*)")
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
@@ -139,8 +142,7 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
         raise InputError("model.init: expected an adapter to go on from, got lora.r=0; leave lora.r as it was")
     shape: dict[str, Any] = {
         "segment_size": s.segment_size,
-        "num_memory_tokens": len(KEYS),
-        **{name: getattr(s, name) for name in MEMORY},
+        **memory_fields({name: getattr(s, name) for name in FRESH}, s.init, len(KEYS)),
         "gate_penalty": s.gate_penalty,
         "gate_threshold": s.gate_threshold,
         "bptt_depth": s.bptt_depth,
@@ -150,7 +152,9 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     model: Any
     if s.kind == "decoder":
         if s.init:
-            return load(models.RMTForCausalLM.from_pretrained, s.init, dtype=torch.float32, **shape)
+            # Memory tokens of another number are a memory of another kind, which begins anew.
+            begin = partial(models.RMTForCausalLM.from_pretrained, ignore_mismatched_sizes=True)
+            return load(begin, s.init, dtype=torch.float32, **shape)
         model = models.RMTForCausalLM.from_backbone(small_llama(s, tokenizer), **shape)
         model.get_input_embeddings().weight.data.normal_(0, 0.05)
     elif s.kind == "encoder":
@@ -169,7 +173,8 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
             module.p = 0.0
     ids = torch.tensor([tokenizer(k, add_special_tokens=False)["input_ids"][0] for k in KEYS])
     words = model.get_input_embeddings().weight.data
-    model.cell.memory.data.copy_(words[ids])
+    if len(model.cell.memory) == len(KEYS):  # else there are those of `init`
+        model.cell.memory.data.copy_(words[ids])
     if s.kind == "decoder":
         # A mark that all memory tokens share, or the text's own words would hide among them.
         model.cell.memory.data += torch.randn_like(words[0]) * words.std()
@@ -287,8 +292,10 @@ def run(settings: Settings, resume: bool = True) -> Path:
 
     def make(step: int, number: int) -> dict[str, Any]:
         batch: dict[str, Any] = data.batch(step, stages[number])
-        if settings.model.memory != "tokens":
+        if model.config.memory != "tokens":
             del batch["memory_targets"]  # facts are filed under keys there, not each in a token of its own
+            if model.config.num_memory_tokens != len(KEYS):
+                batch["salient"] = batch["salient"].any(axis=2)
         return batch | {"segment_size": stages[number].segment_size} | ({"logits_to_keep": 2} if spoken else {})
 
     c, output = settings.curriculum, Path(settings.output)

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from rmt import pretrained
+from rmt import Memory, RMTForCausalLM, pretrained
 from rmt.cli.app import app
-from rmt.cli.training_run import Settings, stage, token_file_name
+from rmt.cli.training_run import ModelSettings, Settings, build_model, small_llama, stage, token_file_name
 from rmt.errors import InputError
 from rmt.pretrained import load_folder
+from rmt.training.settings import override
 
 TINY = (
     "model.kind=decoder",
@@ -67,6 +69,101 @@ def test_tied_embeddings_are_written_once_and_read_back_tied(book: Path, tmp_pat
     assert model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     numbers = sum(p.numel() for p in model.parameters())
     assert 2 * numbers < (folder / "model.safetensors").stat().st_size < 2 * numbers + 10_000  # bfloat16, and names
+
+
+def test_associative_memory_is_trained_read_and_asked(book: Path, tmp_path: Path) -> None:
+    output, memory = tmp_path / "run", tmp_path / "book.memory"
+    stages = "curriculum.stages=3x16:p1:r0.5:n0.3:f1:s,3x16:p1:r0.5:n0.3:f1:s:l2"
+    train(
+        *(TINY[:-1] + (stages, "curriculum.patience=1", "curriculum.mix=0")),
+        "model.memory=associative",
+        "model.associative_key_size=16",
+        f"output={output}",
+        f"data.text={book}",
+        "optim.steps=4",
+        "log_every=4",
+        "save_every=4",
+    )
+    curriculum = json.loads((output / "checkpoint-4" / "curriculum.json").read_text())
+    assert curriculum["current"] == 1, "never came to the stage with a lead"
+    for arguments in (
+        ["read", str(book), "-o", str(memory), "--model", str(output)],
+        ["ask", str(memory), "Where is Mary?", "--model", str(output)],
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+    read = Memory.load(memory)
+    assert set(read.tensors) == {"associations", "normalizers"}
+    assert bool(read.tensors["associations"].any())
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny decoders: with memory tokens, and associative with settings of their own."""
+    from transformers import AutoTokenizer
+
+    folder, tokenizer = tmp_path_factory.mktemp("starts"), pretrained.of_minilm(AutoTokenizer.from_pretrained)
+    inner = ModelSettings(hidden_size=32, layers=1)
+    own: dict[str, dict[str, Any]] = {
+        "tokens": {"num_memory_tokens": 12, "memory_update": "replace"},
+        "few tokens": {"num_memory_tokens": 3},
+        "associative": {"memory": "associative", "num_memory_tokens": 3, "associative_key_size": 8}
+        | {"associative_expansion": 2, "memory_update": "gated"},
+    }
+    for name, fields in own.items():
+        RMTForCausalLM.from_backbone(small_llama(inner, tokenizer), **fields).save_pretrained(folder / name)
+    return {name: folder / name for name in own}
+
+
+def begun(init: Path, *settings: str) -> Any:
+    from transformers import AutoTokenizer
+
+    given = override(Settings(), ["model.kind=decoder", f"model.init={init}", *settings])
+    return build_model(given, pretrained.of_minilm(AutoTokenizer.from_pretrained))
+
+
+@pytest.mark.parametrize("kind", ["tokens", "associative"])
+def test_a_run_goes_on_with_the_memory_that_was_trained(kind: str, starts: dict[str, Path]) -> None:
+    before = RMTForCausalLM.from_pretrained(starts[kind])
+    after = begun(starts[kind])
+    assert after.config.memory == kind
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], tensor), name
+    assert after.initial_memory(1).nbytes == before.initial_memory(1).nbytes
+    begun(starts[kind], f"model.memory={kind}", f"model.memory_update={before.config.memory_update}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [("associative", "associative_key_size=64"), ("associative", "memory_update=replace")]
+    + [("tokens", "memory_update=gated"), ("tokens", "associative_normalize=true")],
+)
+def test_what_is_said_otherwise_than_init_has_it_is_refused(kind: str, setting: str, starts: dict[str, Path]) -> None:
+    name, value = setting.split("=")
+    with pytest.raises(InputError, match=rf"(?i)^model\.{name}: expected .* as model.init has it, got {value}"):
+        begun(starts[kind], f"model.{setting}")
+    with pytest.raises(InputError, match=r"^model\.memory: expected tokens, as model.init has it, got associative"):
+        begun(pretrained.HERE / "minilm-rmt", "model.kind=encoder", "model.memory=associative")
+    with pytest.raises(InputError, match=r"^model\.init: expected a model of 12 memory tokens, got 3"):
+        begun(starts["few tokens"])
+
+
+@pytest.mark.parametrize(("kind", "other"), [("tokens", "associative"), ("associative", "tokens")])
+def test_another_kind_of_memory_begins_anew_where_it_is_said(kind: str, other: str, starts: dict[str, Path]) -> None:
+    before = RMTForCausalLM.from_pretrained(starts[kind])
+    after = begun(starts[kind], f"model.memory={other}")
+    assert (after.config.memory, after.config.memory_update) == (other, "gated")
+    assert all(torch.isfinite(p).all() for p in after.parameters())
+    for name, tensor in before.backbone.state_dict().items():
+        assert torch.equal(after.backbone.state_dict()[name], tensor), name
+    assert len(after.cell.memory) == 12
+    after(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+def test_training_goes_on_from_an_associative_model(starts: dict[str, Path], book: Path, tmp_path: Path) -> None:
+    folder = starts["associative"]
+    train(*TINY, f"output={tmp_path / 'run'}", f"data.text={book}", f"model.init={folder}", "optim.steps=1")
+    assert RMTForCausalLM.from_pretrained(tmp_path / "run" / "model").config.associative_expansion == 2
 
 
 def test_show_lists_settings_that_can_be_given_back() -> None:
