@@ -48,6 +48,9 @@ class RMTConfig(PreTrainedConfig):
             Without it the normaliser grows with every write, and old values fade.
         associative_normalize: whether features are scaled to unit length. Sizes of state then depend on the number of
             writes only, which keeps long horizons and half precision out of trouble; the paper has them unscaled.
+        associative_in_turn: whether a segment's memory tokens write one after another, each in view of what those before
+            it wrote. The paper has them write at once, where several that write under one key overshoot, and a memory
+            may grow from segment to segment without end; in turn it stays bounded, and writing costs a pass a token.
         retrieval_every: keep a copy of the memory every so many segments and let the cell attend to the best of them;
             0 for no retrieval. Memory tokens only; see :mod:`rmt.cells.retrieval`.
         retrieval_budget: copies that are kept at most.
@@ -85,6 +88,7 @@ class RMTConfig(PreTrainedConfig):
     associative_expansion: int = 3
     associative_correction: bool = True
     associative_normalize: bool = False
+    associative_in_turn: bool = False
     retrieval_every: int = 0
     retrieval_budget: int = 32
     retrieval_top: int = 4
@@ -169,7 +173,7 @@ class RMTConfig(PreTrainedConfig):
         # Rolled by as many channels as a head has, relu(x) meets relu(-x), and from there on products come again.
         fits = whole(expansion, 1) and expansion <= widest
         require(fits, f"associative_expansion from 1 to {widest}, one less than the key channels of a head", expansion)
-        for name in ("associative_correction", "associative_normalize"):
+        for name in ("associative_correction", "associative_normalize", "associative_in_turn"):
             require(isinstance(getattr(self, name), bool), f"{name} to be true or false", getattr(self, name))
         require(self.order in ORDERS, f"order in {ORDERS}", self.order)
         local = self.order == "segments" or self.memory == "associative"

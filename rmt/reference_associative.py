@@ -61,7 +61,9 @@ def one_segment(model: Any, words: list[Tensor], state: State) -> tuple[Tensor, 
             def leave(_: Any, __: Any, out: Any, number: int = number, before: Any = before) -> None:
                 hidden = out[0] if isinstance(out, tuple) else out
                 for place in written:
-                    _write(model, number, hidden[0, place], before, after)
+                    held = [after["associations"][number].clone(), after["normalizers"][number].clone()]
+                    in_turn = model.config.associative_in_turn
+                    _write(model, number, hidden[0, place], held if in_turn else before, after)
 
             for handle in (
                 layer.register_forward_pre_hook(enter, with_kwargs=True),
@@ -82,7 +84,7 @@ def _read(model: Any, number: int, h: Tensor, before: list[Tensor]) -> Tensor:
 
 
 def _write(model: Any, number: int, m: Tensor, before: list[Tensor], after: State) -> None:
-    """Add what one memory token writes, in view of the state before the segment."""
+    """Add what one memory token writes, in view of the state before the segment, or before it where in turn."""
     cell, config = model.cell, model.config
     keys, values = _split(model, cell.key[number] @ m), _split(model, cell.value[number] @ m)
     strength = torch.sigmoid(cell.strength[number] @ m + cell.strength_bias[number])

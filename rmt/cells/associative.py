@@ -92,9 +92,9 @@ class AssociativeMemoryCell(nn.Module):
     horizons: what is written under a key then has the same weight whatever the size of the hidden state.
 
     All tokens of a segment write in view of the same A. Where several of them write under one key, what they add is
-    several times what was missing; and where gamma is 0, A grows under features that z hardly has, by which a later
-    read divides. Norms then rise from segment to segment (:func:`rmt.executors.norms`; ``Reader(watch=...)``):
-    normalise, or gate.
+    several times what was missing, and norms may rise from segment to segment without end
+    (:func:`rmt.executors.norms`; ``Reader(watch=...)``). ``associative_in_turn=True`` lets them write one after
+    another: ours, the same rule, bounded. Take it with many memory tokens, or where norms rise in training.
 
     Everything that is written is computed in float32, reading in the number format of the hidden states (float16: too,
     but for what would leave its range).
@@ -284,6 +284,16 @@ class AssociativeMemoryCell(nn.Module):
             before: what they held.
             active: rows that have tokens in the segment of each layer; others keep what they hold.
         """
+        if not self.config.associative_in_turn:
+            return self._write(at, outputs, before, active)
+        gates = []
+        for token in outputs.split(1, dim=2):
+            before, gate = self._write(at, token, before, active)
+            gates.append(gate)
+        return before, torch.cat(gates, dim=2)
+
+    def _write(self, at: slice, outputs: Tensor, before: Store, active: Tensor) -> tuple[Store, Tensor]:
+        """All of these tokens at once, each in view of what was there before them."""
         with torch.autocast(device_type=outputs.device.type, enabled=False):
             m = outputs.float()
 

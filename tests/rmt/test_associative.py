@@ -19,6 +19,7 @@ SWITCHES = {
     "paper": {},
     "heads": {"associative_heads": 2},
     "normalised": {"associative_normalize": True},
+    "in turn": {"associative_in_turn": True, "associative_normalize": True, "associative_heads": 2},
     "uncorrected": {"associative_correction": False, "associative_expansion": 1},
     "gated": {"memory_update": "gated", "gate_threshold": 0.5, "associative_heads": 4, "associative_normalize": True},
 }
@@ -79,7 +80,9 @@ def test_every_family(kind):
     assert all(close(out.memory.tensors[name][0], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("name", ["associative_correction", "associative_normalize", "memory_update"])
+@pytest.mark.parametrize(
+    "name", ["associative_correction", "associative_normalize", "associative_in_turn", "memory_update"]
+)
 def test_each_switch_changes_what_is_written(name):
     ids = content(1, 12)
     values = {"memory_update": ("replace", "gated")}.get(name, (True, False))
@@ -251,3 +254,17 @@ def test_a_segment_may_fill_what_memory_tokens_at_one_end_leave():
     assert model(content(1, 20) % families.VOCAB).logits.shape[1] == 20
     with pytest.raises(InputError, match="at most 8"):
         RMTForCausalLM.from_backbone(families.build("llama", max_position_embeddings=20), **fields)
+
+
+def test_tokens_that_write_in_turn_keep_a_memory_bounded():
+    """Eight tokens under much the same keys: at once they overshoot, in turn each adds what is still missing."""
+    sizes = {}
+    for in_turn in (False, True):
+        fields = {"num_memory_tokens": 8, "associative_normalize": True, "associative_in_turn": in_turn}
+        model = awake(causal(memory="associative", **fields), spread=0.1)
+        with torch.no_grad():
+            first = model(content(1, 40)).memory
+            last = model(content(1, 200, seed=2), memory=first).memory
+        sizes[in_turn] = [float(m.tensors["associations"].norm()) for m in (first, last)]
+    assert sizes[True][1] < 3 * sizes[True][0]
+    assert sizes[False][1] > 10 * sizes[True][1], "the control: at once it grows"
