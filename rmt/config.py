@@ -48,9 +48,10 @@ class RMTConfig(PreTrainedConfig):
             Without it the normaliser grows with every write, and old values fade.
         associative_normalize: whether features are scaled to unit length. Sizes of state then depend on the number of
             writes only, which keeps long horizons and half precision out of trouble; the paper has them unscaled.
-        associative_in_turn: whether a segment's memory tokens write one after another, each in view of what those before
-            it wrote. The paper has them write at once, where several that write under one key overshoot, and a memory
-            may grow from segment to segment without end; in turn it stays bounded, and writing costs a pass a token.
+        associative_in_turn: whether a segment's memory tokens write one after another, each in view of what those
+            before it wrote. The paper has them write at once, where several that write under one key overshoot, and a
+            memory may grow from segment to segment without end; in turn it stays bounded, and writing costs a pass a
+            token.
         retrieval_every: keep a copy of the memory every so many segments and let the cell attend to the best of them;
             0 for no retrieval. Memory tokens only; see :mod:`rmt.cells.retrieval`.
         retrieval_budget: copies that are kept at most.
