@@ -38,7 +38,10 @@ class Answer:
 def answer(
     model: Any, tokenizer: PreTrainedTokenizerBase, memory: Memory, questions: list[str], **generate: Any
 ) -> list[Answer]:
-    """Ask questions in words, each of a copy of one memory, in one batch.
+    """Ask questions in words, each of one memory as it is, in one batch.
+
+    A language model, which writes on behind its prompt, works on a copy of the memory for each; so does a classifier
+    with memory tokens, where a copy is small. A classifier with associative memory looks at the one there is.
 
     Args:
         model: a classifier or a language model of :mod:`rmt.models`.
@@ -72,6 +75,11 @@ def answer(
 def classify(model: Any, memory: Memory, questions: list[np.ndarray]) -> torch.Tensor:
     """Probabilities of every label for every question, float32 of shape (questions, labels).
 
+    Args:
+        model: with a classifier.
+        memory: of one document.
+        questions: token ids of each, int64.
+
     Raises:
         InputError: a model without a classifier, or one whose answer is not one label.
     """
@@ -84,12 +92,17 @@ def classify(model: Any, memory: Memory, questions: list[np.ndarray]) -> torch.T
         raise InputError(f"ask: expected a classifier that gives one label, got {kind}; call the model for its logits")
     ids, mask = pad(questions, model.device)
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, memory=memory.fork(len(questions))).logits
-        return logits.float().softmax(dim=-1)
+        return model.ask(memory, ids[None], mask[None])[0].softmax(dim=-1)
 
 
 def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **generate: Any) -> torch.Tensor:
     """What a language model says behind each prompt, ids of shape (prompts, new tokens).
+
+    Args:
+        model: a language model.
+        memory: of one document; copied for each prompt, of which there should be few where it is large.
+        prompts: token ids of each, int64.
+        generate: arguments of ``generate``.
 
     Raises:
         InputError: not a language model.

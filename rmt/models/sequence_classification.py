@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -127,6 +127,27 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
                 loss = loss + self.config.gate_penalty * penalty / len(segments)
         out = RMTClassifierOutput(loss=self.reached(loss), logits=logits, memory=after)
         return out if return_dict is not False else out.to_tuple()
+
+    def ask(
+        self,
+        memory: Memory,
+        question_ids: Int[Tensor, "batch questions width"],
+        question_mask: Shaped[Tensor, "batch questions width"] | None = None,
+    ) -> Float[Tensor, "batch questions labels"]:
+        """Logits of several questions of each document, float32, without the document: its memory is enough.
+
+        The same as a forward over each question with a fork of its document's memory. Associative memory is not
+        copied where questions fit into a segment.
+
+        Args:
+            memory: of each document; left as it is.
+            question_ids, question_mask: see :meth:`forward`; zero where there is no question.
+
+        Raises:
+            InputError: a memory of another model or of another number of documents, or no question at all.
+        """
+        self.state_of(memory, question_ids.shape[0])
+        return self._ask(memory, question_ids, question_mask)
 
     def filing_loss(self, memory: Memory, labels: Int[Tensor, "batch memory"]) -> Tensor:
         """Cross entropy of the classifier on each memory token, by itself and normalised."""

@@ -42,7 +42,7 @@ def worded(tokenizer, **fields):
     inner = BertModel(bert_config(vocab_size=len(tokenizer)), add_pooling_layer=False)
     fields = {"segment_size": 8, "num_memory_tokens": 3, "num_labels": 3, "memory_update": "gated"} | fields
     model = RMTForSequenceClassification.from_backbone(inner, **fields)
-    if model.cell.slot_gate is not None:
+    if getattr(model.cell, "slot_gate", None) is not None:
         torch.nn.init.normal_(model.cell.slot_gate.weight, std=0.6)
         torch.nn.init.constant_(model.cell.slot_gate.bias, -4.0)
     return model
@@ -264,6 +264,31 @@ def test_answers_in_words(tokenizer):
     with pytest.raises(InputError, match="one answer a question, got 2"):
         reader.ask(memory, ["Who?"], num_return_sequences=2, do_sample=True)
     assert answers[1].text.replace(" ", "").startswith(first.replace(" ", "").removeprefix("##"))
+
+
+@pytest.mark.parametrize("memory", ["tokens", "associative"])
+def test_a_classifier_answers_as_its_forward_does(tokenizer, monkeypatch, memory):
+    model = worded(tokenizer, memory_update="replace", memory=memory)
+    if memory == "associative":
+        torch.nn.init.normal_(model.cell.value, std=0.3)
+    reader = Reader(model, tokenizer, dtype="float32")
+    read = reader.read(content(1, 50)[0], progress=False)
+    before = {name: t.clone() for name, t in read.tensors.items()}
+    questions = ["Where is Mary?", "gold", "Where was the king?"]
+    long = "Where is the dog that nobody in the old land had said to be king?"  # of several segments
+    expected = []
+    for question in [*questions, long]:
+        ids = torch.tensor([tokenizer(question, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            expected.append(model.eval()(input_ids=ids, memory=read).logits[0].softmax(dim=-1))
+    assert not torch.allclose(expected[0], model(ids[:, :4]).logits[0].softmax(dim=-1), atol=1e-3)
+    answers = reader.ask(read, [*questions, long])
+    if memory == "associative":
+        monkeypatch.setattr(Memory, "fork", lambda *_: pytest.fail("a copy of a large memory"))
+        answers[: len(questions)] = reader.ask(read, questions)
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert list(answer.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert same(read, Memory(before)), "a question writes nothing"
 
 
 def test_bad_questions(reader, tokenizer, monkeypatch):

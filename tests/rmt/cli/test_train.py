@@ -75,7 +75,10 @@ def test_associative_memory_is_trained_read_and_asked(book: Path, tmp_path: Path
     output, memory = tmp_path / "run", tmp_path / "book.memory"
     stages = "curriculum.stages=3x16:p1:r0.5:n0.3:f1:s,3x16:p1:r0.5:n0.3:f1:s:l2"
     train(
-        *(TINY[:-1] + (stages, "curriculum.patience=1", "curriculum.mix=0")),
+        *TINY[:-1],
+        stages,
+        "curriculum.patience=1",
+        "curriculum.mix=0",
         "model.memory=associative",
         "model.associative_key_size=16",
         f"output={output}",
@@ -135,8 +138,12 @@ def test_a_run_goes_on_with_the_memory_that_was_trained(kind: str, starts: dict[
 
 @pytest.mark.parametrize(
     ("kind", "setting"),
-    [("associative", "associative_key_size=64"), ("associative", "memory_update=replace")]
-    + [("tokens", "memory_update=gated"), ("tokens", "associative_normalize=true")],
+    [
+        ("associative", "associative_key_size=64"),
+        ("associative", "memory_update=replace"),
+        ("tokens", "memory_update=gated"),
+        ("tokens", "associative_normalize=true"),
+    ],
 )
 def test_what_is_said_otherwise_than_init_has_it_is_refused(kind: str, setting: str, starts: dict[str, Path]) -> None:
     name, value = setting.split("=")
