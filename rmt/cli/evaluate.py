@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmt.cli.models import MODEL_HELP
+from rmt.cli.models import EXECUTOR_HELP, MODEL_HELP
 
 if TYPE_CHECKING:
     import evals.memory_eval
@@ -37,9 +37,7 @@ def memory(
     seed: Annotated[int, typer.Option(help="Other documents for another seed.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Documents side by side, where the model can.")] = 1,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    executor: Annotated[
-        str, typer.Option(help="auto, speculative, wavefront, captured, compiled, packed or sequential.")
-    ] = "auto",
+    executor: Annotated[str, typer.Option(help=EXECUTOR_HELP)] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
 ) -> None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt.executors import EXECUTORS  # `import rmt` has brought them along already
+
 if TYPE_CHECKING:
     # Named in full below, so that the shape checks of the tests find them too.
     import rmt.models.base
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "minilm-rmt"
 MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt) or a folder."
+EXECUTOR_HELP = f"{', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}."
 
 
 def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:

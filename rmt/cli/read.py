@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmt.cli.models import MODEL_HELP
+from rmt.cli.models import EXECUTOR_HELP, MODEL_HELP
 
 if TYPE_CHECKING:
     import rmt.memory
@@ -31,9 +31,7 @@ def read(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 1_000_000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    executor: Annotated[
-        str, typer.Option(help="auto, speculative, wavefront, captured, compiled, packed or sequential.")
-    ] = "auto",
+    executor: Annotated[str, typer.Option(help=EXECUTOR_HELP)] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
 ) -> None:

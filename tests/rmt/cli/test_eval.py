@@ -17,6 +17,7 @@ from rmt.cli.adapters import ReaderModel, _heard
 from rmt.cli.evaluate import parse_lengths
 from rmt.cli.models import reader
 from rmt.errors import InputError
+from rmt.executors import EXECUTORS
 from rmt.models import RMTForSequenceClassification
 from tests.rmt import test_associative, test_retrieval, tiny
 
@@ -142,3 +143,12 @@ def test_help_has_examples(words):
     assert result.exit_code == 0
     if words not in ([], ["eval"]):
         assert f"\n    rmt {' '.join(words)}" in result.stdout, "an example on a line of its own"
+
+
+@pytest.mark.parametrize("words", [["read"], ["eval", "memory"]])
+def test_help_names_every_executor(words):
+    from rmt.cli.app import app
+
+    shown = CliRunner().invoke(app, [*words, "--help"], terminal_width=200).stdout
+    (line,) = [line for line in shown.splitlines() if "--executor" in line]
+    assert set(EXECUTORS) <= set(line.replace(",", " ").replace(".", " ").split())
