@@ -1,6 +1,9 @@
 """Many facts at once: associative memory against memory tokens on associative recall.
 
     python scripts/recall.py --out runs/recall
+    python scripts/recall.py --out runs/armt --models "associative, normalised" --seeds 0 --save runs/armt/model
+
+The second trains the bundled llama-armt.
 
 A document is 8 segments that hold 8, 16 or 32 pairs of a key and a value together; then eight of the keys are asked
 for. Small LLaMA-shaped decoders learn it from scratch, with the same backbone, number of memory tokens and steps at
@@ -83,6 +86,8 @@ def build(name: str, seed: int, args: argparse.Namespace) -> RMTForCausalLM:
             num_attention_heads=4,
             max_position_embeddings=64,
             tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
             initializer_range=args.hidden**-0.5,
         )
     )
