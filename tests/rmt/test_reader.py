@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from transformers import AutoTokenizer, BertModel
 
 from rmt import reference
+from rmt.cells import TokenMemoryCell
 from rmt.data import TokenFile
 from rmt.errors import InputError
 from rmt.memory import Memory
@@ -42,7 +43,7 @@ def worded(tokenizer, **fields):
     inner = BertModel(bert_config(vocab_size=len(tokenizer)), add_pooling_layer=False)
     fields = {"segment_size": 8, "num_memory_tokens": 3, "num_labels": 3, "memory_update": "gated"} | fields
     model = RMTForSequenceClassification.from_backbone(inner, **fields)
-    if getattr(model.cell, "slot_gate", None) is not None:
+    if isinstance(model.cell, TokenMemoryCell) and model.cell.slot_gate is not None:
         torch.nn.init.normal_(model.cell.slot_gate.weight, std=0.6)
         torch.nn.init.constant_(model.cell.slot_gate.bias, -4.0)
     return model
@@ -266,31 +267,6 @@ def test_answers_in_words(tokenizer):
     assert answers[1].text.replace(" ", "").startswith(first.replace(" ", "").removeprefix("##"))
 
 
-@pytest.mark.parametrize("memory", ["tokens", "associative"])
-def test_a_classifier_answers_as_its_forward_does(tokenizer, monkeypatch, memory):
-    model = worded(tokenizer, memory_update="replace", memory=memory)
-    if memory == "associative":
-        torch.nn.init.normal_(model.cell.value, std=0.3)
-    reader = Reader(model, tokenizer, dtype="float32")
-    read = reader.read(content(1, 50)[0], progress=False)
-    before = {name: t.clone() for name, t in read.tensors.items()}
-    questions = ["Where is Mary?", "gold", "Where was the king?"]
-    long = "Where is the dog that nobody in the old land had said to be king?"  # of several segments
-    expected = []
-    for question in [*questions, long]:
-        ids = torch.tensor([tokenizer(question, add_special_tokens=False)["input_ids"]])
-        with torch.no_grad():
-            expected.append(model.eval()(input_ids=ids, memory=read).logits[0].softmax(dim=-1))
-    assert not torch.allclose(expected[0], model(ids[:, :4]).logits[0].softmax(dim=-1), atol=1e-3)
-    answers = reader.ask(read, [*questions, long])
-    if memory == "associative":
-        monkeypatch.setattr(Memory, "fork", lambda *_: pytest.fail("a copy of a large memory"))
-        answers[: len(questions)] = reader.ask(read, questions)
-    for answer, wanted in zip(answers, expected, strict=True):
-        assert list(answer.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-5)
-    assert same(read, Memory(before)), "a question writes nothing"
-
-
 def test_bad_questions(reader, tokenizer, monkeypatch):
     memory = reader.read(content(1, 5)[0], progress=False)
     for questions, message in (([], "at least one"), (["ok?", " "], "number 2")):
@@ -327,31 +303,6 @@ def test_bad_input(reader, tokenizer, model, tmp_path):
         reader.read([5], memory=memory.fork(2), progress=False)
     with pytest.raises(InputError, match=r"of this model .* got one of model other"):
         reader.ask(memory.with_meta(model="other"), ["Where?"])
-
-
-def test_refuses_a_memory_of_other_shapes(tokenizer):
-    """One that a forward gave, and that names no model."""
-    ids = content(1, 8)
-    kinds = {
-        "three": causal(),
-        "four": causal(num_memory_tokens=4),
-        "matrix": causal(memory="associative"),
-        "kept": causal(retrieval_every=1),
-    }
-    for name, model in kinds.items():
-        reader = Reader(model, tokenizer, dtype="float32")
-        for other, of in kinds.items():
-            memory = of(ids).memory
-            if name == other:
-                reader.read(ids[0], memory=memory, progress=False)
-                continue
-            for use in (
-                lambda memory=memory, reader=reader: reader.read(ids[0], memory=memory, progress=False),
-                lambda memory=memory, reader=reader: reader.session(memory),
-                lambda memory=memory, reader=reader: reader.ask(memory, ["Where?"]),
-            ):
-                with pytest.raises(InputError, match="of another model"):
-                    use()
 
 
 def test_refuses_tokens_of_another_tokenizer(reader, tokenizer, tmp_path):
