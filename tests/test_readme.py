@@ -1,4 +1,4 @@
-"""What the README says in Python runs as it stands there, at the size of a test."""
+"""What the README says in Python runs as it stands there, at the size of a test; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -32,3 +32,38 @@ def test_the_readme_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         exec(compile(block, "README.md", "exec"), names)
     assert Path("peace.memory").stat().st_size < 64_000
     assert names["new_ids"].shape[1] > 5
+
+
+def lost(file: Path) -> list[str]:
+    """Relative links of a Markdown file to files that are not there, or to headings that these do not have."""
+    faults = []
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(<?([^)\s>]+)", text) + re.findall(r"^\[[^\]]+\]: *(\S+)", text, re.MULTILINE):
+        if re.match(r"[a-z][a-z+.-]*:", link):
+            continue
+        path, _, heading = link.partition("#")
+        place = (file.parent / path) if path else file
+        if not place.exists() or (heading and place.suffix == ".md" and heading not in headings(place)):
+            faults.append(f"{file.name}: {link}")
+    return faults
+
+
+def headings(file: Path) -> set[str]:
+    """Headings of a Markdown file as links name them."""
+    found = re.findall(r"^#+ +(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    assert [fault for file in documents for fault in lost(file)] == []
+
+
+def test_lost_links_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# What it is, in short\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Here\n[a](there.md) [b](there.md#what-it-is-in-short) [c](#here) [d](https://x.org/no.md) `[e](no.md)`\n"
+        "[f](no.md) ![g](no.png) [h](there.md#else) [i](#there)\n[j]: no.txt\n"
+    )
+    assert lost(page) == [f"page.md: {link}" for link in ("no.md", "no.png", "there.md#else", "#there", "no.txt")]
