@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rmt.cli.training_memory import FRESH, memory_fields
+from rmt.cli.training_memory import FRESH, memory_fields, stored_config
 from rmt.errors import InputError
 
 
@@ -152,8 +152,9 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     model: Any
     if s.kind == "decoder":
         if s.init:
-            # Memory tokens of another number are a memory of another kind, which begins anew.
-            begin = partial(models.RMTForCausalLM.from_pretrained, ignore_mismatched_sizes=True)
+            # A memory of another kind begins anew, with memory tokens of another number it may be.
+            other = getattr(stored_config(s.init), "memory", None) != shape["memory"]
+            begin = partial(models.RMTForCausalLM.from_pretrained, ignore_mismatched_sizes=other)
             return load(begin, s.init, dtype=torch.float32, **shape)
         model = models.RMTForCausalLM.from_backbone(small_llama(s, tokenizer), **shape)
         model.get_input_embeddings().weight.data.normal_(0, 0.05)

@@ -167,6 +167,16 @@ def test_another_kind_of_memory_begins_anew_where_it_is_said(kind: str, other: s
     after(input_ids=torch.tensor([[5, 6, 7]]))
 
 
+def test_a_start_that_does_not_fit_its_own_configuration_is_refused(starts: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a model on the hub or in a folder"):
+        begun(tmp_path)
+    shutil.copytree(starts["associative"], tmp_path / "torn")
+    config = json.loads((tmp_path / "torn" / "config.json").read_text())
+    (tmp_path / "torn" / "config.json").write_text(json.dumps(config | {"num_memory_tokens": 4}))
+    with pytest.raises((InputError, RuntimeError), match="mismatch"):
+        begun(tmp_path / "torn")
+
+
 def test_training_goes_on_from_an_associative_model(starts: dict[str, Path], book: Path, tmp_path: Path) -> None:
     folder = starts["associative"]
     train(*TINY, f"output={tmp_path / 'run'}", f"data.text={book}", f"model.init={folder}", "optim.steps=1")
