@@ -63,7 +63,7 @@ def test_outputs_memory_and_gradients(kind, order, recurrence, case):
 
 @pytest.mark.parametrize("order", ["layers", "wavefront"])
 def test_truncated_and_gated(order):
-    fields = {"bptt_depth": 2, "memory_update": "gated", "gate_penalty": 0.1, "associative_heads": 2}
+    fields = {"bptt_depth": 2, "memory_update": "gated", "gate_penalty": 0.1, "associative_normalize": True}
     assert compare(causal, order, CASES["ragged"], **fields) < 1e-5
 
 

