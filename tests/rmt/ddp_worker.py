@@ -36,6 +36,7 @@ def main(folder: Path, rank: int, world: int) -> None:
                 wrapped(**share).loss.backward()
             grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
             save_file(grads, folder / f"{made.name}-{mode}-{rank}.safetensors")
+    distributed.barrier()  # one that leaves early can leave the other waiting for it
     distributed.destroy_process_group()
 
 

@@ -62,7 +62,7 @@ def test_gradients_of_two_processes_equal_those_of_one(tmp_path: Path, root: Pat
     ]
     try:
         for process in started:
-            _, said = process.communicate(timeout=300)
+            _, said = process.communicate(timeout=120)
             assert process.returncode == 0, said
     finally:
         for process in started:
