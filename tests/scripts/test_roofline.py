@@ -91,14 +91,14 @@ def test_shares_add_up(bench):
     assert min(shares(times, 0.1).values()) == 0.0
 
 
-def test_each_kind_is_seen_in_a_reading(bench, tokenizer):
+def test_each_kind_is_seen_in_a_reading(bench, tokenizer, monkeypatch):
     profile_reading = bench("profile_reading")
     model = classifier(memory_update="gated").eval()
     reader = Reader(model, tokenizer, dtype="float32")
     ids = content(1, 40)[0].numpy()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # work of other threads the profiler does not see
     found, wall = profile_reading.measure(lambda: reader.read(ids, progress=False))
-    # What is left for Python may come to nothing, where the machine slows the profiler.
-    assert all(found[kind] > 0 for kind in profile_reading.KINDS if "Python" not in kind)
+    assert all(found[kind] > 0 for kind in profile_reading.KINDS)
     assert "100.0%" not in profile_reading.show(found, wall, 10)
 
 
