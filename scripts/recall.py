@@ -16,8 +16,6 @@ run that was killed goes on with the models that are not in OUT yet.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import sys
 import time
@@ -25,12 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import kept
 import recall_words
 import torch
 from torch import Tensor
 
 from evals.stats import student
 from rmt import RMTForCausalLM
+from rmt.errors import InputError
 
 KEYS, VALUES = 64, 64
 FIRST_KEY = 0
@@ -207,21 +207,17 @@ def main() -> None:
     parser.add_argument("--log", type=int, default=250, help="steps between two looks at held-out documents")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "recall.json"
-    results = json.loads(path.read_text()) if path.is_file() else []
-    for seed in args.seeds:
-        for name in args.models:
-            if any((r["model"], r["seed"]) == (name, seed) for r in results):
-                continue
-            result, model = train(name, seed, args)
-            results.append(result)
-            if args.save is not None:
-                save(model, args.save)
-            beside = path.with_suffix(".tmp")
-            beside.write_text(json.dumps(results, indent=1))
-            os.replace(beside, path)
-    print(show(results))
+
+    def one(name: str, seed: int) -> dict[str, Any]:
+        result, model = train(name, seed, args)
+        if args.save is not None:
+            save(model, args.save)
+        return result
+
+    try:
+        print(show(kept.runs(args, one)))
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,19 +15,19 @@ docs/results.md. A run that was killed goes on with the models that are not in O
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import kept
 import torch
 from torch import Tensor
 
 from evals.stats import student
 from rmt import RMTForCausalLM
+from rmt.errors import InputError
 
 KEYS, VALUES = 32, 16
 FIRST_VALUE = 1 + KEYS
@@ -187,18 +187,10 @@ def main() -> None:
     parser.add_argument("--log", type=int, default=100, help="steps between two looks at held-out documents")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "recall.json"
-    results = json.loads(path.read_text()) if path.is_file() else []
-    for seed in args.seeds:
-        for name in args.models:
-            if any((r["model"], r["seed"]) == (name, seed) for r in results):
-                continue
-            results.append(train(name, seed, args))
-            beside = path.with_suffix(".tmp")
-            beside.write_text(json.dumps(results, indent=1))
-            os.replace(beside, path)
-    print(show(results))
+    try:
+        print(show(kept.runs(args, lambda name, seed: train(name, seed, args))))
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -21,17 +20,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCH / "reading.py"), *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Imports a module of the benchmark by name, as its programs do."""
-    monkeypatch.syspath_prepend(BENCH)
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCH:
-            del sys.modules[name]
 
 
 @pytest.mark.slow

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,6 @@ from rmt.segments import split
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 FAST = ("sequential", "wavefront", "side by side", "captured", "packed", "auto", "full attention")
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Imports a module of the benchmark by name, as its programs do."""
-    monkeypatch.syspath_prepend(BENCH)
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCH:
-            del sys.modules[name]
 
 
 def subject_of(bench, name="tiny", dtype="float32", **options):

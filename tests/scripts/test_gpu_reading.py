@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +11,8 @@ BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
 
 @pytest.fixture
-def gpu_reading(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    before = set(sys.modules)
-    yield importlib.import_module("gpu_reading")
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCH:
-            del sys.modules[name]
+def gpu_reading(bench):
+    return bench("gpu_reading")
 
 
 def test_all_of_the_table_is_read(gpu_reading):

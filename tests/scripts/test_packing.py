@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +13,8 @@ BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
 
 @pytest.fixture
-def packing(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    before = set(sys.modules)
-    yield importlib.import_module("packing")
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCH:
-            del sys.modules[name]
+def packing(bench):
+    return bench("packing")
 
 
 def test_lengths_and_gaps(packing):

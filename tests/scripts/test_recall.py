@@ -64,3 +64,16 @@ def test_a_run_that_was_killed_goes_on_with_the_models_that_are_not_there(recipe
     broken[0] = None
     assert run(tmp_path / "broken") == table
     assert trained == whole[3:]
+
+
+def test_other_settings_are_not_mixed_into_a_table(recipe, monkeypatch, tmp_path, capsys):
+    def run(*more):
+        argv = ["recall.py", "--out", str(tmp_path), "--models", "tokens", "--seeds", "0", *SMALL, *more]
+        monkeypatch.setattr(sys, "argv", argv)
+        recipe.main()
+
+    run()
+    with pytest.raises(SystemExit) as stop:
+        run("--steps", "3")
+    assert stop.value.code == 2
+    assert "give another --out" in capsys.readouterr().err
