@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SMALL = ["--hidden", "16", "--layers", "1", "--memory-tokens", "2", "--steps", "2", "--batch", "2", "--documents", "4"]
 
 
 @pytest.fixture
-def recipe(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    spec = importlib.util.spec_from_file_location("recall", SCRIPTS / "recall.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def recipe(script):
+    return script("recall")
 
 
 @pytest.mark.parametrize("pairs", [1, 8, 32])
