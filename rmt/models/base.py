@@ -23,8 +23,6 @@ from rmt.memory import Memory, MemoryMeta
 from rmt.recurrence import Emit, State, borders, run
 from rmt.segments import Segment, split
 
-# Parts of a checkpoint where memories are large; 4 takes the least memory, and fewer passes than 2.
-BRANCHES = 4
 Head = Callable[[Segment, CellOutput], Emit]
 
 
@@ -162,7 +160,7 @@ class RMTPreTrainedModel(PreTrainedModel):
             checkpointed=checkpointed,
             # A penalty hangs on each segment too.
             every_segment_counts=every_segment_counts or (self.training and self.config.gate_penalty > 0),
-            branches=BRANCHES if self.config.memory == "associative" else None,
+            nested=self.config.memory == "associative",  # whose memories are large
         )
 
     def questions(

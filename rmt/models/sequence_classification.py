@@ -165,7 +165,7 @@ class RMTForSequenceClassification(RMTPreTrainedModel):
         self, segments: list[Segment], state: State, salient: Tensor | None = None, write_last: bool = True
     ) -> tuple[State, Tensor, Tensor | None]:
         def head(_: Segment, out: CellOutput) -> Emit:
-            return {"opening": out.opening}
+            return {"opening": out.opening.clone()}  # a view would keep the whole segment's hidden states
 
         pooled: Tensor | None = None
         penalty: Tensor | None = None
