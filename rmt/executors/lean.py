@@ -8,21 +8,21 @@ The last layer runs for the memory's positions only (:mod:`rmt.executors.narrow`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import e, log, log2
+from math import e, log2
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from rmt.executors import scripted
 from rmt.executors.side_by_side import still_wanted
 
-ROWS = 16  # a product with a number of rows that is no multiple of this may take twice as long
+ACTIVATIONS = {GELUActivation: "gelu", nn.GELU: "gelu", nn.ReLU: "relu"}
 LARGEST = 2.0**120  # of a softmax's denominator; weights up to it times values stay below what bfloat16 holds
 
 
@@ -46,16 +46,7 @@ class Product:
 
     def __call__(self, x: Float[Tensor, "rows inputs"], plus: Tensor | None = None) -> Float[Tensor, "rows outputs"]:
         """The product, and ``plus`` of the same shape added to it."""
-        if not self.packed:
-            out = F.linear(x, self.weight, self.bias)
-            return out if plus is None else out.add_(plus)
-        linear = torch.ops.mkldnn._linear_pointwise
-        out = (
-            linear.default(x, self.weight, self.bias, "none", [], "")
-            if plus is None
-            else linear.binary(x, plus, self.weight, self.bias, "add")
-        )
-        return out
+        return scripted.product(x, self.weight, self.bias, plus, self.packed)
 
 
 def _packs(weight: Tensor) -> bool:
@@ -72,84 +63,47 @@ def _packs(weight: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its products, norms and activation, ready to run."""
+    """One layer: its products (query, key and value; output; up; down), norms and activation, ready to run."""
 
     heads: int
-    qkv: Product
-    out: Product
-    up: Product
-    down: Product
+    products: tuple[Product, Product, Product, Product]
     norms: tuple[nn.LayerNorm, nn.LayerNorm]
-    activation: Callable[[Tensor], Tensor]
+    activation: str
 
     @classmethod
     def of(cls, layer: Any) -> Layer:
-        """The layer of a BERT. Scores come out in units of log 2, as :func:`attend` takes them."""
+        """The layer of a BERT."""
         own, size = layer.attention.self, layer.attention.self.attention_head_size
         return cls(
             heads=own.query.out_features // size,
-            qkv=Product(own.query, own.key, own.value, scale=log2(e) / size**0.5),
-            out=Product(layer.attention.output.dense),
-            up=Product(layer.intermediate.dense),
-            down=Product(layer.output.dense),
+            products=(
+                Product(own.query, own.key, own.value, scale=log2(e) / size**0.5),
+                Product(layer.attention.output.dense),
+                Product(layer.intermediate.dense),
+                Product(layer.output.dense),
+            ),
             norms=(layer.attention.output.LayerNorm, layer.output.LayerNorm),
-            activation=layer.intermediate.intermediate_act_fn,
+            activation=ACTIVATIONS[type(layer.intermediate.intermediate_act_fn)],
         )
 
     def __call__(self, x: Tensor, batch: int, width: int, rows: int, whole: bool) -> tuple[Tensor, Tensor]:
-        """Hidden states after the layer, and the denominators of its softmax.
-
-        Args:
-            x: (batch * width, padded, hidden) from :func:`padded`.
-            batch, width: sequences, and positions of each.
-            rows: positions to give back of each, the first ones.
-            whole: see :func:`attend`.
-        """
-        hidden = x.shape[1]
-        q, k, v = self.qkv(x)[: batch * width].view(batch, width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = (t.flatten(0, 1) for t in (q[:, :, :rows], k, v))
-        seen, total = attend(q, k, v, whole)
-        seen = seen.view(batch, self.heads, rows, -1).transpose(1, 2)
-        first = x if rows == width else padded(x[: batch * width].view(batch, width, hidden)[:, :rows])
-        mixed = x.new_zeros(len(first), hidden)
-        mixed[: batch * rows].view(batch, rows, self.heads, -1).copy_(seen)
-        x = self.norms[0](self.out(mixed, first))
-        return self.norms[1](self.down(self.activation(self.up(x)), x)), total
-
-
-def attend(
-    q: Float[Tensor, "heads rows size"],
-    k: Float[Tensor, "heads width size"],
-    v: Float[Tensor, "heads width size"],
-    whole: bool = False,
-) -> tuple[Float[Tensor, "heads rows size"], Float[Tensor, "heads rows 1"]]:
-    """Attention with weights 2^(q . k) over their sum, and that sum where no score is above what is taken from it.
-
-    A softmax first takes from each row its greatest score, so that nothing overflows; to find it takes longer than the
-    exponential. Here a row loses its score with its own position instead, as one more channel of the product: sums are
-    then 1 at least, and overflow only where another score is above that one by 120 (in units of log 2). The caller
-    looks at the sums.
-
-    Args:
-        q: of the first positions.
-        whole: take out the greatest score after all.
-    """
-    own = torch.linalg.vecdot(q, k[:, : q.shape[1]])[..., None]
-    scores = torch.bmm(torch.cat([q, -own], -1), torch.cat([k, k.new_ones(*k.shape[:2], 1)], -1).transpose(1, 2))
-    if whole:
-        weights = torch.softmax(scores * log(2), -1)
-        return torch.bmm(weights, v), torch.ones_like(own)
-    weights = torch.exp2(scores, out=scores)
-    total = weights.sum(-1, keepdim=True)
-    return torch.bmm(weights, v).div_(total), total
-
-
-def padded(x: Float[Tensor, "batch width hidden"]) -> Float[Tensor, "rows hidden"]:
-    """Positions of all sequences one after another, and zeros up to a multiple of :data:`ROWS`."""
-    count = x.shape[0] * x.shape[1]
-    flat = x.new_zeros(-(-count // ROWS) * ROWS, x.shape[2])
-    flat[:count].view(x.shape).copy_(x)
-    return flat
+        """See :func:`rmt.executors.scripted.layer`."""
+        weights = [t for product in self.products for t in (product.weight, product.bias)]
+        for at, norm in ((4, self.norms[0]), (10, self.norms[1])):
+            weights[at:at] = [norm.weight, norm.bias]
+        found: tuple[Tensor, Tensor] = scripted.fast_layer()(
+            x,
+            weights,
+            [product.packed for product in self.products],
+            [norm.eps for norm in self.norms],
+            self.activation,
+            self.heads,
+            batch,
+            width,
+            rows,
+            whole,
+        )
+        return found
 
 
 class LeanEncoder(nn.Module):
@@ -192,7 +146,7 @@ class LeanEncoder(nn.Module):
         """Hidden states after the last layer, and the largest denominator of a softmax."""
         batch, width, hidden = x.shape
         rows, totals = min(self.rows, width), []
-        x = padded(x)
+        x = scripted.padded(x)
         for layer in self.layers:
             still_wanted()
             wanted = rows if layer is self.layers[-1] else width
@@ -208,6 +162,10 @@ def suits(core: nn.Module, path: str) -> bool:
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return False
     for layer in layers:
+        if any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules()):
+            return False  # nobody would call them
+        if type(layer.intermediate.intermediate_act_fn) not in ACTIVATIONS:
+            return False
         own = layer.attention.self
         linears = (own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense)
         if not all(type(linear) is nn.Linear for linear in (*linears, layer.output.dense)):

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from rmt import RMTForSequenceClassification, reference
-from rmt.executors import Sequential, for_reading, writer
-from rmt.executors.lean import LARGEST, Layer, LeanEncoder, Product, attend, padded, suits
+from rmt.executors import Sequential, for_reading, scripted, writer
+from rmt.executors.lean import LARGEST, Layer, LeanEncoder, Product, suits
+from rmt.executors.scripted import attend, padded
 from rmt.executors.side_by_side import Dropped, Job
 from tests.rmt.families import SPECIAL, VOCAB, build
 from tests.rmt.tiny import causal, classifier, content
@@ -99,7 +100,7 @@ def test_scores_that_overflow_are_seen():
     """Another key's score is far above that of a position's own: the sum overflows, and all is done again."""
     q, k, v = torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), torch.randn(1, 4, 2)
     q[0, 0, 0], k[0, 3, 0] = 20.0, 10.0
-    _, total = attend(q, k, v)
+    _, total = attend(q, k, v, whole=False)
     assert not bool(total.amax() < LARGEST)
     got, total = attend(q, k, v, whole=True)
     torch.testing.assert_close(got[0, 0], v[0, 3])
@@ -149,16 +150,40 @@ def test_a_product_without_onednn_is_the_same(monkeypatch, dtype):
     assert relative(plain(x).float(), expected) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_gives_the_same_bits_with_and_without_python(monkeypatch, dtype):
+    assert isinstance(scripted.fast_layer(), torch.jit.ScriptFunction)
+    lean, x = writer(for_reading(encoder(), dtype)).core, torch.randn(2, 14, 16, dtype=dtype)
+    with torch.inference_mode():
+        fast = [lean._run(x, whole) for whole in (False, True) for _ in range(3)]
+        monkeypatch.setattr(scripted, "fast_layer", lambda: scripted.layer)
+        plain = [lean._run(x, whole) for whole in (False, True) for _ in range(3)]
+    for (one, most), (two, same) in zip(fast, plain, strict=True):
+        assert torch.equal(one, two)
+        assert most == same
+
+
+def test_without_torchscript_a_layer_is_python(monkeypatch):
+    def gone(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.jit, "script", gone)
+    assert scripted.fast_layer.__wrapped__() is scripted.layer
+
+
 def test_a_dropped_segment_ends_between_layers():
     lean, seen = writer(encoder()).core, []
     x = torch.randn(1, 14, 16)
 
-    def drop(*_):
-        seen.append(1)
-        job.drop()
+    def noted(number, layer):
+        def run(*args):
+            seen.append(number)
+            job.drop()
+            return layer(*args)
 
-    lean.layers[0].norms[0].register_forward_hook(drop)
-    lean.layers[1].norms[0].register_forward_hook(lambda *_: seen.append(2))
+        return run
+
+    lean.layers = [noted(*pair) for pair in enumerate(lean.layers, 1)]
     go = Event()
     job = Job(lambda: go.wait(10) and lean(inputs_embeds=x), 2)
     go.set()
@@ -177,6 +202,12 @@ def test_layers_that_were_changed_are_left_alone():
     changed.core.encoder.layer[1].output.dense.__class__ = Adapted
     assert not suits(changed.core, "encoder.layer")
     assert not isinstance(writer(changed).core, LeanEncoder)
+    silu = copy.deepcopy(model)
+    silu.core.encoder.layer[0].intermediate.intermediate_act_fn = nn.SiLU()
+    assert not suits(silu.core, "encoder.layer")
+    hooked = copy.deepcopy(model)
+    hooked.core.encoder.layer[1].output.dense.register_forward_hook(lambda *_: None)
+    assert not suits(hooked.core, "encoder.layer")
     assert not suits(copy.deepcopy(model.core).half(), "encoder.layer")
     assert not suits(copy.deepcopy(model.core).to("meta"), "encoder.layer")
     assert writer(causal().eval()).core is not None
