@@ -228,7 +228,7 @@ def measure_memory(bench: Bench, args: argparse.Namespace) -> bool:
     """Peak resident memory of sides that could be measured, a process for each and each length; CPU only."""
     memory = bench.kept.data["memory"]
     for model in args.models:
-        for name in (n for n in args.executors if n != "compiled"):  # the compiler's own memory would be seen
+        for name in args.executors:
             for length in args.lengths:
                 known = bench.kept.data["cells"].get(Cell(model, length, args.segments[-1]).key, sides.nothing())
                 found = memory.setdefault(f"{model} {args.segments[-1]} {name}", {})
@@ -251,13 +251,14 @@ def measure_memory(bench: Bench, args: argparse.Namespace) -> bool:
 
 def print_peak(model: str, length: int, segment: int, name: str, dtype: str) -> None:
     """Read once in this process and print the peak of resident memory meanwhile; the model is loaded before."""
-    built = Subject(model, sizes.build(model, length, "cpu", dtype), "cpu", peak=1e12, full_limit=600.0)
+    positions = length if name == FULL else segment  # others need no table of them that grows with the text
+    built = Subject(model, sizes.build(model, positions, "cpu", dtype), "cpu", peak=1e12, full_limit=600.0)
     built.model.config.segment_size = segment
     one = sides.side(built, name, length)
     if isinstance(one, str):
         raise InputError(f"--peak: expected a side that can read, got {name}, which {one}; leave it out")
     sizes.attention(built.model, one.attention)
-    one.warm()
+    one.warm()  # also compiles: what the compiler took meanwhile is no part of the peak, what it keeps is
     peak.reset_peak()
     one.run()
     print(json.dumps({"reading_mb": peak.peak_mb()}))
