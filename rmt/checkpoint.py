@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class Checkpoint:
     Attributes:
         path: the file, written beside and renamed.
         model: fingerprint of the model that reads.
-        document: digest of the whole document.
+        document: gives the digest of the whole document; called when it is needed.
         begun: the memory that the reading began with, None for nothing.
         settings: what else the bits of the result depend on.
         every: tokens between two writes.
@@ -27,7 +28,7 @@ class Checkpoint:
 
     path: Path
     model: str
-    document: str
+    document: Callable[[], str]
     begun: Memory | None
     settings: dict[str, str]
     every: int
@@ -61,10 +62,12 @@ class Checkpoint:
         self._saved = int(found["position"])
         return memory, self._saved
 
-    def offer(self, memory: Memory, position: int, *, done: bool = False) -> None:
-        """Write ``memory`` if it is time to, or if the reading is done."""
-        if position - self._saved < self.every and not done:
-            return
+    def due(self, position: int) -> bool:
+        """Whether it is time to write again."""
+        return position - self._saved >= self.every
+
+    def keep(self, memory: Memory, position: int) -> None:
+        """Write the memory at this token of the document."""
         extra = {**memory.meta.extra, **self._expected(), "kind": _KIND, "position": str(position)}
         memory.with_meta(extra=extra).save(self.path)
         self._saved = position
@@ -72,7 +75,7 @@ class Checkpoint:
     def _expected(self) -> dict[str, str]:
         return {
             "model": self.model,
-            "document": self.document,
+            "document": self.document(),
             "beginning": _digest(self.begun),
             **self.settings,
         }

@@ -40,6 +40,12 @@ class Progress:
         """So many more."""
         self._bar.update(tokens)
 
+    def of(self, total: int | None) -> None:
+        """So many there are, once somebody knows."""
+        if total is not None and self._bar.total is None:
+            self._bar.total = total
+            self._bar.refresh()
+
     def upto(self, _: int, tokens: int) -> None:
         """So many in all; takes the characters first, as ``TokenFile.build`` reports."""
         self._bar.update(tokens - self._bar.n)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from rmt import many
 from rmt.answers import Answer, answer
 from rmt.checkpoint import Checkpoint
+from rmt.data.growing import GrowingTokens
+from rmt.data.sources import iter_text
 from rmt.data.tokens import TokenFile
 from rmt.errors import InputError
 from rmt.executors import Compiled, Executor, Look, Packed, Watched, choose, for_reading, writer
@@ -107,7 +109,7 @@ class Reader:
 
         Args:
             source: a path or a name that :func:`rmt.data.iter_text` knows (``-``, ``hub:NAME``,
-                ``installed:``), whose tokens are first written to a file; or the tokens themselves, as
+                ``installed:``), which is tokenised into a file while it is read; or the tokens themselves, as
                 anything with a length and slices (a :class:`rmt.data.TokenFile`, an array).
             memory: what was read before, of one document; None for nothing.
             checkpoint: a file to keep the state in. Where it is there already, reading goes on from it, and
@@ -120,13 +122,30 @@ class Reader:
             InputError: nothing to read, tokens of another tokenizer, a memory or checkpoint of another model,
                 or a checkpoint of another source or other settings.
         """
+        own = self._own(memory)
         if not isinstance(source, str | Path):
-            return self._read_tokens(as_tokens(source), memory, checkpoint, checkpoint_every, progress)
-        with (
-            _workplace(checkpoint) as folder,
-            self.tokens_of(source, folder / "tokens", progress=progress) as tokens,
-        ):
-            return self._read_tokens(tokens, memory, checkpoint, checkpoint_every, progress)
+            return self._read_tokens(as_tokens(source), own, checkpoint, checkpoint_every, progress)
+        with _workplace(checkpoint) as folder:
+            path = folder / "tokens"
+            if checkpoint is not None and Path(checkpoint).exists():
+                # Whether it is of this text, the whole of it says.
+                with self.tokens_of(source, path, progress=progress) as tokens:
+                    return self._read_tokens(tokens, own, checkpoint, checkpoint_every, progress)
+            with (
+                GrowingTokens(iter_text(source), self.tokenizer, path, _name_of(source)) as growing,
+                Progress("reading", None, progress) as bar,
+            ):
+
+                def blocks() -> Iterator[np.ndarray]:
+                    for block in growing.blocks(self.block):
+                        bar.of(growing.total)
+                        yield block
+
+                def about() -> tuple[str, str]:
+                    return self.describe(growing.finished())
+
+                keeper = self._keeper(checkpoint, about, own, checkpoint_every)
+                return self._read_blocks(blocks(), about, own, keeper, bar)
 
     def tokens_of(self, source: str | Path, path: str | Path, *, progress: bool = True) -> TokenFile:
         """Write the tokens of a text source to ``path``, in a stream, and open them.
@@ -134,11 +153,8 @@ class Reader:
         Raises:
             InputError: the source is missing, empty or not text; see :func:`rmt.data.iter_text`.
         """
-        from rmt.data.sources import iter_text
-
-        name = "standard input" if source == "-" else str(source)
         with Progress("tokenising", None, progress) as bar:
-            return TokenFile.build(iter_text(source), self.tokenizer, path, progress=bar.upto, source=name)
+            return TokenFile.build(iter_text(source), self.tokenizer, path, progress=bar.upto, source=_name_of(source))
 
     def session(self, memory: Memory | None = None) -> Session:
         """Begin to read a text that comes in pieces; see :class:`rmt.session.Session`."""
@@ -254,26 +270,57 @@ class Reader:
         }
 
     def _read_tokens(
-        self, tokens: Tokens, memory: Memory | None, checkpoint: str | Path | None, every: int, progress: bool
+        self, tokens: Tokens, own: Memory | None, checkpoint: str | Path | None, every: int, progress: bool
     ) -> Memory:
-        name, digest = self.describe(tokens)
-        own = self._own(memory)
+        """The memory of a text whose tokens are all there."""
+        about = self.describe(tokens)
+        keeper = self._keeper(checkpoint, lambda: about, own, every)
+        found = None if keeper is None else keeper.load()
+        begin = found[1] if found else 0
+        blocks = (tokens[at : at + self.block] for at in range(begin, len(tokens), self.block))
+        with Progress("reading", len(tokens), progress, begin) as bar:
+            return self._read_blocks(blocks, lambda: about, own, keeper, bar, found)
+
+    def _keeper(
+        self, checkpoint: str | Path | None, about: Callable[[], tuple[str, str]], own: Memory | None, every: int
+    ) -> Checkpoint | None:
+        if checkpoint is None:
+            return None
+        return Checkpoint(Path(checkpoint), self.fingerprint(), lambda: about()[1], own, self.settings(), every)
+
+    def _read_blocks(
+        self,
+        blocks: Iterable[Int[np.ndarray, " tokens"]],
+        about: Callable[[], tuple[str, str]],
+        own: Memory | None,
+        keeper: Checkpoint | None,
+        bar: Progress,
+        found: tuple[Memory, int] | None = None,
+    ) -> Memory:
+        """The memory after blocks of tokens.
+
+        Args:
+            blocks: of :attr:`block` tokens each, the last of any number.
+            about: name and digest of all of them, once they are there.
+            own: the memory to begin with.
+            keeper: to be offered what was read so far.
+            bar: of progress.
+            found: a memory within the text and its place there, to go on from in place of ``own``.
+        """
         state, before = self._begin(own)
-        keeper, position = None, 0
-        if checkpoint is not None:
-            keeper = Checkpoint(Path(checkpoint), self.fingerprint(), digest, own, self.settings(), every)
-            if (found := keeper.load()) is not None:
-                state, position = dict(found[0].to(self.model.device).tensors), found[1]
+        position = 0
+        if found is not None:
+            state, position = dict(found[0].to(self.model.device).tensors), found[1]
         session = Session(self, state, before, position)
-        with Progress("reading", len(tokens), progress, position) as bar:
-            while position < len(tokens):
-                block = tokens[position : position + self.block]
-                position += len(block)
-                session.feed_ids(block, last=position == len(tokens))
-                bar.update(len(block))
-                if keeper is not None:
-                    keeper.offer(session.memory(name, digest), position, done=position == len(tokens))
-        return session.memory(name, digest)
+        for block in blocks:
+            position += len(block)
+            session.feed_ids(block, last=len(block) < self.block)
+            bar.update(len(block))
+            if keeper is not None and keeper.due(position):
+                keeper.keep(session.memory(*about()), position)
+        if keeper is not None:
+            keeper.keep(session.memory(*about()), position)
+        return session.memory(*about())
 
     def _begin(self, memory: Memory | None) -> tuple[State, MemoryMeta]:
         """The state to begin with, and how it came to be."""
@@ -308,6 +355,11 @@ class Reader:
         own = memory.detach().to(self.model.device)
         self.model.state_of(own, 1)  # a memory that names no model says by its shapes that it is of another
         return own
+
+
+def _name_of(source: str | Path) -> str:
+    """What a memory calls its text."""
+    return "standard input" if source == "-" else str(source)
 
 
 def _require_ours(model: Any) -> None:

@@ -95,14 +95,15 @@ class TokenFile:
             texts: pieces of the text; joined with nothing between them they are the text.
             tokenizer: any tokenizer of `transformers`.
             path: the file to write; its folder is made.
-            progress: called now and then, and at the end, with the characters and the tokens so far.
+            progress: called now and then, and at the end, with the characters and the tokens so far, which have
+                been written by then.
             source: what the text is, kept in the header (the first 512 characters).
 
         Raises:
             InputError: there are no tokens in the text, or the file cannot be written.
         """
         path = Path(path)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial = partial_of(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             target = partial.open("wb")
@@ -164,15 +165,32 @@ class TokenFile:
         return f"TokenFile({str(self.path)!r}, {self._count:,} tokens, {self.dtype})"
 
     def _read(self, start: int, count: int) -> Int[np.ndarray, " tokens"]:
-        size = self.dtype.itemsize
-        wanted, offset = count * size, _HEADER_BYTES + start * size
-        data = b""
-        while len(data) < wanted:  # one read call returns 2 GiB at most
-            more = os.pread(self._file.fileno(), wanted - len(data), offset + len(data))
-            if not more:
-                raise InputError(f"{self.path}: expected {self._count} tokens, got fewer; build the file again")
-            data = data + more if data else more
-        return np.frombuffer(data, dtype=self.dtype).astype(np.int64)
+        found = pread_ids(self._file.fileno(), self.dtype, start, count)
+        if len(found) < count:
+            raise InputError(f"{self.path}: expected {self._count} tokens, got fewer; build the file again")
+        return found
+
+
+def partial_of(path: Path) -> Path:
+    """Where a token file lies while it is written."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
+def id_type(tokenizer: PreTrainedTokenizerBase) -> np.dtype[Any]:
+    """Of a tokenizer's ids on disk."""
+    return _DTYPES["uint16" if len(tokenizer) <= 1 << 16 else "uint32"]
+
+
+def pread_ids(file: int, dtype: np.dtype[Any], start: int, count: int) -> Int[np.ndarray, " tokens"]:
+    """Ids of an open token file from ``start`` on, int64; fewer where it ends before."""
+    wanted, offset = count * dtype.itemsize, _HEADER_BYTES + start * dtype.itemsize
+    data = b""
+    while len(data) < wanted:  # one read call returns 2 GiB at most
+        more = os.pread(file, wanted - len(data), offset + len(data))
+        if not more:
+            break
+        data = data + more if data else more
+    return np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype=dtype).astype(np.int64)
 
 
 def _write(
@@ -194,18 +212,19 @@ def _write(
             chars += len(text)
             yield text
 
-    kind = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+    dtype = id_type(tokenizer)
     target.write(bytes(_HEADER_BYTES))
     for ids in tokenize_stream(watched(), tokenizer):
-        target.write(ids.astype(_DTYPES[kind]).tobytes())
+        target.write(ids.astype(dtype).tobytes())
         count += len(ids)
         if progress is not None:
+            target.flush()
             progress(chars, count)
     if not count:
         raise InputError(f"{source or name}: expected text with tokens, got none; give a text that is not empty")
     header = {
         "count": count,
-        "dtype": kind,
+        "dtype": dtype.name,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "text_sha256": digest.hexdigest(),
         "num_chars": chars,

@@ -6,9 +6,9 @@
     python scripts/bench/reading.py --quick                          # seconds, to see that it runs
 
 Expect, on a CPU that multiplies bfloat16 in hardware: reading at least 4.0 times the reference's tokens/s (3.3 with
---segment-size 497) with the same answers; peak memory at 2,000,000 tokens at most 1.05 times that at 20,000; activations of
-checkpointed training at 64 segments at most 1.10 times those at 4. Run it on a quiet machine. Speed is measured
-in this process, both sides in turn; every length of the second part has a process of its own. Writes
+--segment-size 497) with the same answers; peak memory at 2,000,000 tokens at most 1.05 times that at 20,000;
+activations of checkpointed training at 64 segments at most 1.10 times those at 4. Run it on a quiet machine. Speed is
+measured in this process, both sides in turn; every length of the second part has a process of its own. Writes
 reading.json, speed.png, peak_memory.png and activations.png to --out.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import threading
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -85,6 +86,33 @@ def test_says_what_was_read(reader, model, tmp_path):
     assert memory.meta.model == model.fingerprint()
     assert list(tmp_path.iterdir()) == [path]
     assert same(memory, reader.read(ids, progress=False))
+
+
+def test_reads_while_it_tokenises(reader, tmp_path, monkeypatch):
+    """The text's last part comes when its first has been read."""
+    begun = threading.Event()
+    text, run = text_of(4_000), reader.run
+
+    def first(*args):
+        begun.set()
+        return run(*args)
+
+    def parts(source):
+        yield text
+        assert begun.wait(20)
+        yield " said the king"
+
+    monkeypatch.setattr(reader, "run", first)
+    monkeypatch.setattr("rmt.reader.iter_text", parts)
+    memory = reader.read("some text", progress=False, checkpoint=tmp_path / "at", checkpoint_every=1_000)
+    monkeypatch.undo()
+    path = tmp_path / "text.txt"
+    path.write_text(text + " said the king")
+    whole = reader.read(path, progress=False)
+    assert same(memory, whole)
+    assert (memory.meta.digest, memory.meta.tokens_read) == (whole.meta.digest, whole.meta.tokens_read)
+    again = reader.read(path, progress=False, checkpoint=tmp_path / "at")  # nothing is left to read
+    assert same(again, whole)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
