@@ -59,7 +59,10 @@ def answer(
     ids = [np.asarray(tokenizer(q, add_special_tokens=False)["input_ids"], dtype=np.int64) for q in questions]
     empty = [n + 1 for n, row in enumerate(ids) if not len(row)]
     if empty:
-        raise InputError(f"questions: expected words in each, got none in number {empty[0]}; leave it out")
+        raise InputError(
+            f"questions: expected words that this model knows, got none of its {len(tokenizer):,} tokens in number "
+            f"{empty[0]} ({questions[empty[0] - 1]!r}); ask otherwise, or leave it out"
+        )
     if not generate and model.layout == "encoder":
         scores = classify(model, memory, ids)
         names = [str(model.config.id2label[n]) for n in range(scores.shape[1])]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 PACKAGES = ("rmt-memory", "torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+FEW_WORDS = 256  # a vocabulary that is shown as it is
 
 
 def info(
@@ -86,6 +87,7 @@ def model_facts(name: str) -> dict[str, Any]:
     config = model.config
     executor, why = choose(config, device=model.device.type)
     memory = model.initial_memory(1)
+    few = len(tokenizer) <= FEW_WORDS
     return {
         "model": name,
         "class": type(model).__name__,
@@ -95,6 +97,7 @@ def model_facts(name: str) -> dict[str, Any]:
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocabulary": len(tokenizer),
+        **({"words": " ".join(sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)))} if few else {}),
         "segment_size": config.segment_size,
         "memory_tokens": config.num_memory_tokens,
         "memory": config.memory,

@@ -71,6 +71,21 @@ def test_info(rmt, classifier, document, tmp_path):
     assert torch.__version__ in machine.stdout
 
 
+def test_a_model_of_few_words_says_which_and_which_question_has_none(rmt, classifier, tmp_path):
+    facts = json.loads(rmt("info", "llama-armt", "--json").stdout)
+    words = facts["words"].split()
+    assert len(words) == 128
+    assert {"otter", "rome"} < set(words)
+    assert "words" not in json.loads(rmt("info", classifier, "--json").stdout)
+    text, memory = tmp_path / "text.txt", tmp_path / "a.memory"
+    text.write_text("The otter lives in Rome.")
+    rmt("read", text, "-o", memory, "--model", "llama-armt", "--no-progress")
+    asked = rmt("ask", memory, "Where is the otter?", "And the unicorn?", "--model", "llama-armt")
+    assert asked.exit_code == 2
+    assert "expected words that this model knows" in asked.stderr
+    assert "'And the unicorn?'" in asked.stderr
+
+
 def spawn(*arguments, threads=1):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-c", "from rmt.cli import main; main()", *map(str, arguments)]
