@@ -45,11 +45,10 @@ def encoder(backbone: nn.Module, segment: Segment, special: tuple[int, int], fil
     batch, width = segment.ids.shape
     opening, closing = special
     closed, seen = close(segment, closing)
-    memory, text = fill(embed(closed))
+    embedded = embed(F.pad(F.pad(closed, (1, 0), value=closing), (1, 0), value=opening))
+    memory, text = fill(embedded[:, 2:])
     count = memory.shape[1]
-    parts = [embed(closed.new_full((batch, 1), opening)), text]
-    if count:
-        parts[1:1] = [memory, embed(closed.new_full((batch, 1), closing))]
+    parts = [embedded[:, :1], memory, embedded[:, 1:2], text] if count else [embedded[:, :1], text]
     inputs = torch.cat(parts, dim=1)
     ahead = inputs.shape[1] - text.shape[1]
     mask = torch.cat([seen.new_ones(batch, ahead), seen], dim=1)

@@ -171,12 +171,15 @@ class TokenMemoryCell(nn.Module):
         with torch.autocast(device_type=memory.device.type, enabled=False):
             write = F.layer_norm(write, write.shape[-1:])
             both = torch.cat([F.layer_norm(self.shown(memory), write.shape[-1:]), write], dim=-1)
-            write = write * self.write_scale.float()
             logits = F.linear(both, self.slot_gate.weight.float(), self.slot_gate.bias.float())
-            channel = F.linear(both, self.channel_gate.weight.float(), self.channel_gate.bias.float()).sigmoid()
             slot = logits.sigmoid()
             if not self.training:
                 slot = torch.where(slot < self.config.gate_threshold, 0.0, slot)
+                # To look costs less than the rest, but on a GPU, which it would hold up, and in a graph.
+                if slot.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(slot.any()):
+                    return memory, logits.squeeze(-1)
+            write = write * self.write_scale.float()
+            channel = F.linear(both, self.channel_gate.weight.float(), self.channel_gate.bias.float()).sigmoid()
             z = slot * channel
             # Written so that z = 0 gives back the very same bits.
             return torch.where(z == 0, memory, (1 - z) * memory + z * write), logits.squeeze(-1)

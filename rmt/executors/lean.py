@@ -8,7 +8,6 @@ The last layer runs for the memory's positions only (:mod:`rmt.executors.narrow`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import e, log2
 from typing import Any
 
@@ -61,48 +60,33 @@ def _packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-@dataclass(frozen=True)
 class Layer:
-    """One layer: its products (query, key and value; output; up; down), norms and activation, ready to run."""
+    """One layer, ready to run.
 
-    heads: int
-    products: tuple[Product, Product, Product, Product]
-    norms: tuple[nn.LayerNorm, nn.LayerNorm]
-    activation: str
+    Args:
+        layer: of a BERT.
+    """
 
-    @classmethod
-    def of(cls, layer: Any) -> Layer:
-        """The layer of a BERT."""
+    def __init__(self, layer: Any) -> None:
         own, size = layer.attention.self, layer.attention.self.attention_head_size
-        return cls(
-            heads=own.query.out_features // size,
-            products=(
-                Product(own.query, own.key, own.value, scale=log2(e) / size**0.5),
-                Product(layer.attention.output.dense),
-                Product(layer.intermediate.dense),
-                Product(layer.output.dense),
-            ),
-            norms=(layer.attention.output.LayerNorm, layer.output.LayerNorm),
-            activation=ACTIVATIONS[type(layer.intermediate.intermediate_act_fn)],
+        attended, fed = layer.attention.output, layer.output
+        qkv = Product(own.query, own.key, own.value, scale=log2(e) / size**0.5)
+        out, up, down = Product(attended.dense), Product(layer.intermediate.dense), Product(fed.dense)
+        norms = (attended.LayerNorm, fed.LayerNorm)
+        self._given = (
+            [
+                *(qkv.weight, qkv.bias, out.weight, out.bias, norms[0].weight, norms[0].bias),
+                *(up.weight, up.bias, down.weight, down.bias, norms[1].weight, norms[1].bias),
+            ],
+            [product.packed for product in (qkv, out, up, down)],
+            [norm.eps for norm in norms],
+            ACTIVATIONS[type(layer.intermediate.intermediate_act_fn)],
+            own.query.out_features // size,
         )
 
     def __call__(self, x: Tensor, batch: int, width: int, rows: int, whole: bool) -> tuple[Tensor, Tensor]:
         """See :func:`rmt.executors.scripted.layer`."""
-        weights = [t for product in self.products for t in (product.weight, product.bias)]
-        for at, norm in ((4, self.norms[0]), (10, self.norms[1])):
-            weights[at:at] = [norm.weight, norm.bias]
-        found: tuple[Tensor, Tensor] = scripted.fast_layer()(
-            x,
-            weights,
-            [product.packed for product in self.products],
-            [norm.eps for norm in self.norms],
-            self.activation,
-            self.heads,
-            batch,
-            width,
-            rows,
-            whole,
-        )
+        found: tuple[Tensor, Tensor] = scripted.fast_layer()(x, *self._given, batch, width, rows, whole)
         return found
 
 
@@ -121,7 +105,7 @@ class LeanEncoder(nn.Module):
     def __init__(self, view: nn.Module, core: nn.Module, path: str, rows: int) -> None:
         super().__init__()
         self.view, self.rows = view, rows
-        self.layers = [Layer.of(layer) for layer in core.get_submodule(path).children()]
+        self.layers = [Layer(layer) for layer in core.get_submodule(path).children()]
 
     def get_input_embeddings(self) -> nn.Module:
         """Word embeddings."""
@@ -150,8 +134,8 @@ class LeanEncoder(nn.Module):
         for layer in self.layers:
             still_wanted()
             wanted = rows if layer is self.layers[-1] else width
-            x, total = layer(x, batch, width, wanted, whole)
-            totals.append(total.amax())
+            x, most = layer(x, batch, width, wanted, whole)
+            totals.append(most)
         return x[: batch * rows].view(batch, rows, hidden), float(torch.stack(totals).amax())
 
 

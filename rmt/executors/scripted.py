@@ -83,7 +83,7 @@ def layer(
     rows: int,
     whole: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states after a layer, and the denominators of its softmax.
+    """Hidden states after a layer, and the largest denominator of its softmax.
 
     Args:
         x: (batch * width, padded, hidden) from :func:`padded`.
@@ -110,7 +110,7 @@ def layer(
     up = product(x, weights[6], weights[7], None, packed[2])
     up = F.gelu(up) if activation == "gelu" else F.relu(up)
     x = F.layer_norm(product(up, weights[8], weights[9], x, packed[3]), [hidden], weights[10], weights[11], epsilons[1])
-    return x, total
+    return x, total.amax()
 
 
 @cache

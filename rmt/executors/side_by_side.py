@@ -9,69 +9,75 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
 from threading import Barrier
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
 
 S = TypeVar("S")
 T = TypeVar("T")
 
-_here = threading.local()  # which job a thread is at; empty between jobs
+_here = threading.local()  # which piece of work a thread is at
 
 
-class Dropped(Exception):  # no error: ends a job that nobody wants
-    """Raised inside a job that was dropped, to end it."""
+class Dropped(Exception):  # no error: ends work that nobody wants
+    """Raised inside work that was dropped, to end it."""
 
 
-class Job(Generic[T]):
-    """Work that was given to the threads, and may be dropped.
+class Work:
+    """A piece of work that may be dropped by another thread.
 
-    Args:
-        work: gives the result; runs in inference mode.
-        threads: torch's number; with one the work is done at once, by the caller.
+    Attributes:
+        dropped: nobody wants the result: it ends where it next calls :func:`still_wanted`.
     """
 
-    def __init__(self, work: Callable[[], T], threads: int) -> None:
-        self._work = work
-        self._dropped = False
-        self._future: Future[T] | None = None
-        if threads == 1:
-            with torch.inference_mode():
-                self._done = work()
-        else:
-            self._future = pool(threads, os.getpid()).submit(self._run)
+    def __init__(self) -> None:
+        self.dropped = False
 
-    def result(self) -> T:
-        """What the work gave, once it is done."""
-        return self._done if self._future is None else self._future.result()
+    def __enter__(self) -> None:
+        _here.work = self
 
-    def drop(self) -> None:
-        """Nobody wants the result: the work is not begun, or ends where it next calls :func:`still_wanted`."""
-        self._dropped = True
-        if self._future is not None:
-            self._future.cancel()
-
-    def _run(self) -> T:
-        _here.job = self
-        try:
-            with torch.inference_mode():
-                return self._work()
-        finally:
-            del _here.job
+    def __exit__(self, *_: object) -> None:
+        _here.work = None
 
 
 def still_wanted() -> None:
-    """To be called now and then in long work, which may be part of a job.
+    """To be called now and then in long work, which may be a :class:`Work` of this thread.
 
     Raises:
-        Dropped: it is, and the job was dropped.
+        Dropped: it is, and was dropped.
     """
-    job: Job[object] | None = getattr(_here, "job", None)
-    if job is not None and job._dropped:
+    work: Work | None = getattr(_here, "work", None)
+    if work is not None and work.dropped:
         raise Dropped
+
+
+def lanes(run: Callable[[], object], stop: Callable[[], object]) -> None:
+    """Call ``run`` once on each of as many threads as torch has, in inference mode, and wait for all of them.
+
+    Args:
+        run: shares out its own work.
+        stop: called when this is interrupted, or a call has failed: all others are to end soon.
+    """
+    threads = torch.get_num_threads()
+
+    def one() -> None:
+        with torch.inference_mode():
+            run()
+
+    if threads == 1:
+        one()
+        return
+    calls = [pool(threads, os.getpid()).submit(one) for _ in range(threads)]
+    try:
+        done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+        for call in done:
+            call.result()
+    finally:
+        stop()
+        wait(calls)
 
 
 def each(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
+from threading import Condition
 
 import torch
 
 from rmt.errors import InputError
 from rmt.executors.base import ReadingModel, State
-from rmt.executors.side_by_side import Job
+from rmt.executors.side_by_side import Dropped, Work, lanes
 from rmt.segments import Segment
 
 
@@ -83,32 +83,97 @@ class Speculative:
 
     def _parts(self, model: ReadingModel, group: list[Segment], state: State) -> State:
         assert self.part is not None
-        threads = torch.get_num_threads()
-        # Twice as many as are read at a time, so that no core waits for the next; those that wait cost nothing.
-        most = 1 if threads == 1 else 2 * threads
-        at, half = 0, max(1, self.part // 2)
-        size, full = half, self.part
-        jobs: deque[tuple[int, Job[tuple[State, list[bool]]]]] = deque()
-        try:
-            while at < len(group) or jobs:
-                while at < len(group) and len(jobs) < most:
-                    end = min(at + size, len(group))
-                    jobs.append((at, Job(partial(_ahead, model, state, group[at:end]), threads)))
-                    at, size = end, full
-                start, job = jobs.popleft()
-                after, wrote = job.result()
+        parts = Parts(model, group, state, self.part)
+        lanes(parts.run, parts.stop)
+        return parts.state
+
+
+class Part(Work):
+    """Segments that a thread reads as one batch.
+
+    Attributes:
+        start: the first one's number.
+        read: memories after, and which of them differ, or what went wrong; None until it has been read.
+    """
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+        self.read: tuple[State, list[bool]] | Exception | None = None
+
+
+class Parts:
+    """Parts of a group, shared out by the threads that read them.
+
+    No thread hands them out: to wake one for each part, on cores that are all at work, takes time from those.
+
+    Args:
+        model, group, state: segments, and the memory before them.
+        size: segments of a part.
+
+    Attributes:
+        state: the memory after all parts that were accepted, in order.
+    """
+
+    def __init__(self, model: ReadingModel, group: list[Segment], state: State, size: int) -> None:
+        self.model, self.group, self.state = model, group, state
+        self._half, self._full = max(1, size // 2), size
+        self._size = self._half
+        self._at = 0
+        self._open: deque[Part] = deque()
+        self._changed = Condition()
+
+    def run(self) -> None:
+        """What a thread does: takes parts as long as there are any."""
+        while (taken := self._take()) is not None:
+            part, end, state = taken
+            read: tuple[State, list[bool]] | Exception
+            try:
+                with part:
+                    read = _ahead(self.model, state, self.group[part.start : end])
+            except Dropped:
+                continue
+            except Exception as error:  # matters only if the part does
+                read = error
+            self._give(part, read)
+
+    def stop(self) -> None:
+        """No parts are taken any more, and those at work end."""
+        with self._changed:
+            self._at = len(self.group)
+            self._drop()
+            self._changed.notify_all()
+
+    def _take(self) -> tuple[Part, int, State] | None:
+        with self._changed:
+            # Where all have been taken, one that writes may yet send some back.
+            self._changed.wait_for(lambda: self._at < len(self.group) or not self._open)
+            if self._at == len(self.group):
+                return None
+            part, end = Part(self._at), min(self._at + self._size, len(self.group))
+            self._open.append(part)
+            self._at, self._size = end, self._full
+            return part, end, self.state
+
+    def _give(self, part: Part, read: tuple[State, list[bool]] | Exception) -> None:
+        with self._changed:
+            part.read = read
+            while self._open and (first := self._open[0]).read is not None:
+                self._open.popleft()
+                if isinstance(first.read, Exception):
+                    raise first.read
+                after, wrote = first.read
                 if True in wrote:
-                    _drop(jobs)
-                    state = _row(after, wrote.index(True))
-                    at, size, full = start + wrote.index(True) + 1, half, half
-        finally:
-            _drop(jobs)
-        return state
+                    self.state = _row(after, wrote.index(True))
+                    self._at = first.start + wrote.index(True) + 1
+                    self._size = self._full = self._half
+                    self._drop()
+            self._changed.notify_all()
 
-
-def _drop(jobs: deque[tuple[int, Job[tuple[State, list[bool]]]]]) -> None:
-    while jobs:
-        jobs.pop()[1].drop()
+    def _drop(self) -> None:
+        for part in self._open:
+            part.dropped = True
+        self._open.clear()
 
 
 def _ahead(model: ReadingModel, state: State, ahead: list[Segment]) -> tuple[State, list[bool]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import CancelledError
 from threading import Event
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from hypothesis import given
 from rmt import reference
 from rmt.errors import InputError
 from rmt.executors import Sequential, Speculative, choose
-from rmt.executors.side_by_side import Dropped, Job, each, still_wanted
+from rmt.executors.side_by_side import Dropped, Work, each, lanes, still_wanted
 from rmt.segments import split
 from tests.rmt.tiny import causal, classifier, content
 
@@ -169,27 +168,55 @@ def test_an_error_in_a_part_is_told():
         Speculative(16, part=1).read(Broken(), pattern([False, True, True, False]), start())
 
 
-def test_a_dropped_job_is_not_begun_or_ends_early():
-    begun, go, ran = Event(), Event(), []
+@pytest.mark.usefixtures("three_threads")
+def test_an_error_in_a_part_that_is_read_again_is_not():
+    """The second segment is broken as long as the memory is what it was before the first."""
+    at_it = Event()
 
-    def long():
-        begun.set()
-        go.wait(10)
+    class Early(Counting):
+        def cell(self, core, segment, state):
+            first = int(segment.ids[0, 0])
+            if first == 2 and torch.equal(state["tokens"], start()["tokens"]):
+                at_it.set()
+                raise ZeroDivisionError
+            if first == 1:
+                assert at_it.wait(10)
+            return super().cell(core, segment, state)
+
+    segments = pattern([True, False, False, False])
+    got = Speculative(16, part=1).read(Early(), segments, start())
+    assert torch.equal(got["tokens"], Sequential().read(Counting(), segments, start())["tokens"])
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_who_is_interrupted_leaves_no_thread_at_work():
+    """An error in one lane sends all home, those waiting for a part too, and the next reading is sound."""
+    calls = []
+
+    def run():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        stopped.wait(10)
+
+    stopped = Event()
+    with pytest.raises(KeyboardInterrupt):
+        lanes(run, stopped.set)
+    assert len(calls) == 3
+    got = Speculative(16, part=1).read(Counting(), pattern([False, True, True, False]), start())
+    assert torch.equal(
+        got["tokens"], Sequential().read(Counting(), pattern([False, True, True, False]), start())["tokens"]
+    )
+
+
+def test_dropped_work_ends_where_it_looks():
+    work = Work()
+    with work:
         still_wanted()
-        ran.append("long")
-
-    jobs = [Job(long, 3) for _ in range(3)] + [Job(lambda: ran.append("queued"), 3)]
-    begun.wait(10)
-    for job in jobs:
-        job.drop()
-    go.set()
-    with pytest.raises((Dropped, CancelledError)):
-        jobs[0].result()
-    with pytest.raises(CancelledError):
-        jobs[3].result()
-    assert Job(lambda: still_wanted() or torch.is_inference_mode_enabled(), 3).result()
-    assert not ran
-    still_wanted()  # outside a job nothing happens
+        work.dropped = True
+        with pytest.raises(Dropped):
+            still_wanted()
+    still_wanted()  # outside of work nothing happens
 
 
 @pytest.mark.usefixtures("three_threads")

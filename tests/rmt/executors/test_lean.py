@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from threading import Event
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from rmt import RMTForSequenceClassification, reference
 from rmt.executors import Sequential, for_reading, scripted, writer
 from rmt.executors.lean import LARGEST, Layer, LeanEncoder, Product, suits
 from rmt.executors.scripted import attend, padded
-from rmt.executors.side_by_side import Dropped, Job
+from rmt.executors.side_by_side import Dropped, Work
 from tests.rmt.families import SPECIAL, VOCAB, build
 from tests.rmt.tiny import causal, classifier, content
 
@@ -47,7 +46,7 @@ def test_layers_are_those_of_hugging_face(kind, batch, width):
         expected = layer(x)
         for whole in (False, True):
             for rows in (width, 4):
-                out, total = Layer.of(layer)(padded(x), batch, width, rows, whole)
+                out, total = Layer(layer)(padded(x), batch, width, rows, whole)
                 got = out[: batch * rows].view(batch, rows, -1)
                 assert relative(got, expected[:, :rows]) < 1e-5
                 assert bool((total >= 0.999).all())
@@ -172,23 +171,19 @@ def test_without_torchscript_a_layer_is_python(monkeypatch):
 
 
 def test_a_dropped_segment_ends_between_layers():
-    lean, seen = writer(encoder()).core, []
-    x = torch.randn(1, 14, 16)
+    lean, seen, work = writer(encoder()).core, [], Work()
 
     def noted(number, layer):
         def run(*args):
             seen.append(number)
-            job.drop()
+            work.dropped = True
             return layer(*args)
 
         return run
 
     lean.layers = [noted(*pair) for pair in enumerate(lean.layers, 1)]
-    go = Event()
-    job = Job(lambda: go.wait(10) and lean(inputs_embeds=x), 2)
-    go.set()
-    with pytest.raises(Dropped):
-        job.result()
+    with work, torch.inference_mode(), pytest.raises(Dropped):
+        lean(inputs_embeds=torch.randn(1, 14, 16))
     assert seen == [1]
 
 
