@@ -175,8 +175,7 @@ class TokenMemoryCell(nn.Module):
             slot = logits.sigmoid()
             if not self.training:
                 slot = torch.where(slot < self.config.gate_threshold, 0.0, slot)
-                # To look costs less than the rest, but on a GPU, which it would hold up, and in a graph.
-                if slot.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(slot.any()):
+                if at_hand(slot) and not bool(slot.any()):
                     return memory, logits.squeeze(-1)
             write = write * self.write_scale.float()
             channel = F.linear(both, self.channel_gate.weight.float(), self.channel_gate.bias.float()).sigmoid()
@@ -191,3 +190,8 @@ class TokenMemoryCell(nn.Module):
         if self.layout == "encoder":
             return layout.encoder(backbone, segment, self.special, fill)
         return layout.decoder(backbone, segment, fill, ahead=True)
+
+
+def at_hand(tensor: Tensor) -> bool:
+    """Whether to look at a value costs nothing: not on a GPU, which it would hold up, and not in a graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -202,6 +202,7 @@ def test_a_recorded_step_never_waits(kind, monkeypatch):
         warm = step(inputs)["tokens"]
         # transformers asks whether a graph is being recorded, and says so itself from here on.
         monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
+        monkeypatch.setattr("rmt.cells.tokens.at_hand", lambda _: False)  # as it is on a GPU
         with NoWaiting():
             got = step(inputs)["tokens"]
         monkeypatch.undo()
