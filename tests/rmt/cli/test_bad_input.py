@@ -100,7 +100,7 @@ def test_options(rmt, classifier, document, tmp_path):
 
 
 def test_questions(rmt, classifier, made):
-    assert one_line(rmt("ask", made, " ", "--model", classifier), "words in each")
+    assert one_line(rmt("ask", made, " ", "--model", classifier), "words that this model knows")
     assert rmt("ask", made, "--model", classifier).exit_code == 2
 
 
