@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+
+from efficiency.footprint import Live
 
 
 @dataclass(frozen=True)
@@ -37,57 +36,13 @@ class Activations:
     peak: int
 
 
-class LiveStorages(TorchDispatchMode):
-    """Bytes of all storages that operations made while autograd was recording, and that are still alive.
-
-    Sound where ``saved_tensors_hooks`` is not: those hooks do not see what a checkpoint holds for its
-    recomputation, and count a storage again for each tensor that shares it. Backward runs without recording,
-    so gradients are left out, while what a checkpoint recomputes inside backward is counted. Storages that
-    were there before are left out, and so are the random states that a checkpoint keeps (5 KB a segment on
-    the CPU).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        before = {t.untyped_storage() for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        if torch.is_grad_enabled():
-            for made in tree_iter(out):
-                if isinstance(made, Tensor) and made.untyped_storage() not in before:
-                    self._count(made.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(storage)
-        weakref.finalize(storage, self._release, size)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-    def _release(self, size: int) -> None:
-        self.live -= size
-
-
 def measure(loss_of: Callable[[], Tensor]) -> Activations:
     """Activation memory of one training step.
 
     Args:
         loss_of: runs forward and returns the loss, a scalar with a graph; keeps nothing else alive.
     """
-    with LiveStorages() as storages:
+    with Live() as storages:
         loss = loss_of()
         saved = storages.live
         loss.backward()

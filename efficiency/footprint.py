@@ -1,0 +1,314 @@
+"""What training takes of memory, by part: estimated without allocating anything, or measured on a step.
+
+    with fake():
+        model = Model(config)
+        print(estimate(model, lambda: model(ids).sum(), optimizer="adamw").table())
+
+Both count storages. The estimate runs the same forward on fake tensors (shapes without data, as :mod:`torch` has them
+for tracing), which takes seconds for 70 billion parameters; the measurement runs a real step. Activations are bytes of
+all storages that operations made and that are alive when backward begins, so what a checkpoint holds is counted, and a
+storage that several tensors share is counted once.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from efficiency.errors import InputError
+
+NF4_BITS = 4.127  # of a weight with double quantisation: 4 + 8/64 + 32/(64 * 256), arXiv 2305.14314, section 3
+# Bytes of an optimizer's state for a parameter, from its shape and the bytes of one of its numbers.
+OPTIMIZERS: dict[str, Callable[[torch.Size, int], int]] = {
+    "adamw": lambda shape, size: 2 * size * shape.numel(),
+    "adamw_8bit": lambda shape, size: 2 * shape.numel() + 2 * 4 * -(-shape.numel() // 256),
+    "sgd": lambda shape, size: 0,
+    "lomo": lambda shape, size: 0,
+    "adalomo": lambda shape, size: 4 * (sum(shape) if len(shape) == 2 else shape.numel()),
+}
+FREES_GRADIENTS = ("lomo", "adalomo")  # update during backward: one gradient at a time
+KINDS = ("parameters", "gradients", "optimizer", "activations")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one part of a model, by what they hold."""
+
+    parameters: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(getattr(self, kind) for kind in KINDS)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of training, by part.
+
+    Attributes:
+        parts: by name; layers of one list are one part.
+        peak: of activations, with what backward computes again; at least their sum over parts.
+    """
+
+    parts: dict[str, Part]
+    peak: int
+
+    def of(self, kind: str) -> int:
+        """Bytes of one of :data:`KINDS`."""
+        return sum(getattr(part, kind) for part in self.parts.values())
+
+    @property
+    def total(self) -> int:
+        """Parameters, gradients, state of the optimizer, and the peak of activations."""
+        return sum(map(self.of, KINDS)) - self.of("activations") + max(self.peak, self.of("activations"))
+
+    def table(self) -> str:
+        """Lines of text: a row for each part, megabytes."""
+        every = {**self.parts, "all": Part(*map(self.of, KINDS))}
+        rows: list[list[str]] = [["", *KINDS, "total"]]
+        for name, part in every.items():
+            rows.append([name, *(megabytes(getattr(part, kind)) for kind in (*KINDS, "total"))])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        lines.append(f"activations at their peak {megabytes(self.peak)} MB; in all {megabytes(self.total)} MB")
+        return "\n".join(lines)
+
+
+def megabytes(count: int) -> str:
+    """Of bytes, 10^6 each."""
+    return f"{count / 1e6:,.1f}"
+
+
+def part_of(name: str) -> str:
+    """The part of a module or a parameter: the list it is in, else the first two modules of its path."""
+    listed = re.match(r"(.*?)\.\d+(\.|$)", name)
+    if listed:
+        return listed[1]
+    return ".".join(name.split(".")[:2])
+
+
+@contextmanager
+def fake() -> Iterator[None]:
+    """Inside, tensors are shapes without data; models that are built and run here take no memory.
+
+    What depends on values, such as ``bool(mask.all())``, raises inside.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+class Live(TorchDispatchMode):
+    """Bytes of storages that operations made while autograd was recording, and that are still alive.
+
+    Sound where ``saved_tensors_hooks`` is not: those hooks do not see what a checkpoint holds for its
+    recomputation, and count a storage again for each tensor that shares it. Backward runs without recording,
+    so gradients are left out, while what a checkpoint recomputes inside backward is counted. Storages that
+    were there before are left out, and so are the random states that a checkpoint keeps (5 KB a segment on
+    the CPU).
+
+    Args:
+        model: whose modules' storages are told apart; None to count all together.
+
+    Attributes:
+        live, peak: bytes, now and at most.
+        parts: bytes by part, now.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self.parts: Counter[str] = Counter()
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._model = model
+        self._inside: list[str] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Live:
+        for name, module in self._model.named_modules() if self._model is not None else ():
+            self._hooks.append(
+                module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(part_of(name)))
+            )
+            self._hooks.append(module.register_forward_hook(lambda *_: self._leave(), always_call=True))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _leave(self) -> None:
+        if self._inside:
+            self._inside.pop()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        before = {t.untyped_storage() for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        if torch.is_grad_enabled():
+            for made in tree_iter(out):
+                if isinstance(made, Tensor) and made.untyped_storage() not in before:
+                    self._count(made.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        size, part = storage.nbytes(), self._inside[-1] if self._inside else ""
+        self._known.add(storage)
+        weakref.finalize(storage, self._release, size, part)
+        self.live += size
+        self.parts[part] += size
+        self.peak = max(self.peak, self.live)
+
+    def _release(self, size: int, part: str) -> None:
+        self.live -= size
+        self.parts[part] -= size
+
+
+def estimate(
+    model: nn.Module,
+    loss_of: Callable[[], Tensor],
+    *,
+    optimizer: str = "adamw",
+    times: int = 1,
+    kept: int | None = None,
+    memory_bytes: int = 0,
+    bits: Callable[[str, nn.Parameter], float | None] = lambda name, parameter: None,
+) -> Footprint:
+    """What a step will take, from a model on fake or meta tensors, or a real one.
+
+    Args:
+        model: whose parameters that require a gradient are trained.
+        loss_of: runs one forward of what is repeated, a segment, and gives a scalar with a graph; keeps nothing else.
+        optimizer: one of :data:`OPTIMIZERS`.
+        times: how often it is repeated in one graph.
+        kept: how many of these are alive at a time; None for all, 1 under checkpoints.
+        memory_bytes: that pass from one to the next, and are kept for each where it is computed again.
+        bits: of a parameter's name and itself, how many bits a number of it takes where that is not its dtype's.
+
+    Raises:
+        InputError: an unknown optimizer.
+    """
+    check_optimizer(optimizer)
+    with Live(model) as live:
+        loss = loss_of()
+        saved = Counter(live.parts)
+        loss.backward()
+        once = live.peak
+    for parameter in model.parameters():
+        parameter.grad = None
+    alive = times if kept is None else min(kept, times)
+    activations = Counter({name: alive * count for name, count in saved.items()})
+    passed = 0 if kept is None else times * memory_bytes
+    if passed:
+        activations["memories"] += passed
+    peak = passed + (alive - 1) * sum(saved.values()) + once
+    return Footprint(_parts(model, optimizer, activations, bits), max(peak, sum(activations.values())))
+
+
+def measure(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) -> Footprint:
+    """What a step took: forward, backward, and the optimizer's step, which is made.
+
+    Args:
+        model: real.
+        optimizer: over its parameters.
+        loss_of: runs forward and gives the loss; keeps nothing else.
+    """
+    with Live(model) as live:
+        loss = loss_of()
+        saved = Counter(live.parts)
+        loss.backward()
+        peak = live.peak
+    gradients: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            gradients[part_of(name)] += parameter.grad.untyped_storage().nbytes()
+    optimizer.step()
+    optimizer.zero_grad()
+    states: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor):
+                states[part_of(name)] += value.untyped_storage().nbytes()
+    return Footprint(_assemble(_parameters(model), gradients, states, saved), peak)
+
+
+def check_optimizer(name: str) -> None:
+    """Refuse an optimizer whose state is not known.
+
+    Raises:
+        InputError: it is.
+    """
+    if name not in OPTIMIZERS:
+        raise InputError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {name!r}; choose one of these")
+
+
+def _parts(
+    model: nn.Module,
+    optimizer: str,
+    activations: Counter[str],
+    bits: Callable[[str, nn.Parameter], float | None],
+) -> dict[str, Part]:
+    gradients: Counter[str] = Counter()
+    states: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        size, part = parameter.numel() * parameter.element_size(), part_of(name)
+        if optimizer in FREES_GRADIENTS:
+            gradients[part] = max(gradients[part], size)
+        else:
+            gradients[part] += size
+        states[part] += OPTIMIZERS[optimizer](parameter.shape, parameter.element_size())
+    if optimizer in FREES_GRADIENTS and gradients:  # one at a time, in the whole model
+        largest = max(gradients, key=gradients.__getitem__)
+        gradients = Counter({largest: gradients[largest]})
+    return _assemble(_parameters(model, bits), gradients, states, activations)
+
+
+def _parameters(
+    model: nn.Module, bits: Callable[[str, nn.Parameter], float | None] = lambda name, parameter: None
+) -> Counter[str]:
+    """Bytes of parameters and buffers by part, of tied ones once."""
+    found: Counter[str] = Counter()
+    known: set[int] = set()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        key = tensor.untyped_storage()._cdata
+        if key in known:
+            continue
+        known.add(key)
+        small = bits(name, tensor) if isinstance(tensor, nn.Parameter) else None
+        found[part_of(name)] += (
+            tensor.numel() * tensor.element_size() if small is None else round(tensor.numel() * small / 8)
+        )
+    return found
+
+
+def _assemble(*counts: Counter[str]) -> dict[str, Part]:
+    names: Iterable[str] = dict.fromkeys(name for count in counts for name in count)
+    parts = {name or "the rest": Part(*(count[name] for count in counts)) for name in names}
+    return {name: part for name, part in parts.items() if part.total}
