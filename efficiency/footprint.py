@@ -94,7 +94,11 @@ def megabytes(count: int) -> str:
 
 
 def part_of(name: str) -> str:
-    """The part of a module or a parameter: the list it is in, else the first two modules of its path."""
+    """The part of a module or a parameter: the list it is in, else the first two modules of its path.
+
+    What adapters wrap a model in (``base_model.model`` of PEFT) is passed over.
+    """
+    name = name.removeprefix("base_model.model.")
     listed = re.match(r"(.*?)\.\d+(\.|$)", name)
     if listed:
         return listed[1]
@@ -111,6 +115,24 @@ def fake() -> Iterator[None]:
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
+
+
+def give_fake(model: nn.Module) -> None:
+    """Inside :func:`fake`: tensors of a model on the meta device become fake ones, tied ones tied.
+
+    For models that cannot be built on fake tensors, such as those that PEFT has put its adapters into.
+    """
+    new: dict[int, Any] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in new:
+                    made = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    trained = isinstance(tensor, nn.Parameter)
+                    new[id(tensor)] = nn.Parameter(made, requires_grad=tensor.requires_grad) if trained else made
+                tensors[name] = new[id(tensor)]
 
 
 class Live(TorchDispatchMode):

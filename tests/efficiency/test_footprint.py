@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -13,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from efficiency import footprint
 from efficiency.errors import InputError
-from efficiency.footprint import NF4_BITS, OPTIMIZERS, Live, estimate, fake, measure, part_of
+from efficiency.footprint import NF4_BITS, OPTIMIZERS, Live, estimate, fake, give_fake, measure, part_of
 
 SMALL = {
     "hidden_size": 64,
@@ -165,11 +166,28 @@ def test_seventy_billion_parameters_take_no_memory():
     assert saved == pytest.approx(linear * (2 - NF4_BITS / 8), rel=1e-6)
 
 
+def test_a_model_with_adapters_is_made_on_the_meta_device():
+    config = LoraConfig(r=4, target_modules="all-linear")
+    with torch.device("meta"):
+        model = get_peft_model(build(tie_word_embeddings=True), config, low_cpu_mem_usage=True)
+    with fake():
+        give_fake(model)
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        expected = estimate(model, loss_of(model))
+    model = get_peft_model(build(tie_word_embeddings=True), config)
+    got = measure(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3), loss_of(model))
+    for kind in ("parameters", "gradients"):
+        assert got.of(kind) == expected.of(kind)
+    assert got.peak == pytest.approx(expected.peak, rel=0.02)
+    assert expected.of("gradients") < 0.2 * expected.of("parameters")
+
+
 def test_parts():
     assert part_of("model.layers.31.mlp.up_proj.weight") == "model.layers"
     assert part_of("model.layers.3") == "model.layers"
     assert part_of("model.embed_tokens.weight") == "model.embed_tokens"
     assert part_of("lm_head") == "lm_head"
+    assert part_of("base_model.model.backbone.encoder.layer.0.out.lora_A.default.weight") == "backbone.encoder.layer"
     assert part_of("") == ""
 
 
