@@ -24,6 +24,7 @@ class Checkpoint:
         begun: the memory that the reading began with, None for nothing.
         settings: what else the bits of the result depend on.
         every: tokens between two writes.
+        saved: the token at which it was written last.
     """
 
     path: Path
@@ -32,7 +33,7 @@ class Checkpoint:
     begun: Memory | None
     settings: dict[str, str]
     every: int
-    _saved: int = field(default=0, init=False)
+    saved: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -59,18 +60,18 @@ class Checkpoint:
                 f"{self.path}: expected a checkpoint of this {name} ({self._expected()[name]}), got one of "
                 f"{found.get(name)}; give what it was begun with, or remove it to start again"
             )
-        self._saved = int(found["position"])
-        return memory, self._saved
+        self.saved = int(found["position"])
+        return memory, self.saved
 
     def due(self, position: int) -> bool:
         """Whether it is time to write again."""
-        return position - self._saved >= self.every
+        return position - self.saved >= self.every
 
     def keep(self, memory: Memory, position: int) -> None:
         """Write the memory at this token of the document."""
         extra = {**memory.meta.extra, **self._expected(), "kind": _KIND, "position": str(position)}
         memory.with_meta(extra=extra).save(self.path)
-        self._saved = position
+        self.saved = position
 
     def _expected(self) -> dict[str, str]:
         return {

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,14 @@ class Reader:
 
         Args:
             source: a path or a name that :func:`rmt.data.iter_text` knows (``-``, ``hub:NAME``,
-                ``installed:``), which is tokenised into a file while it is read; or the tokens themselves, as
-                anything with a length and slices (a :class:`rmt.data.TokenFile`, an array).
+                ``installed:``), which is tokenised into a file while it is read (before, where a checkpoint is there to
+                go on from); or the tokens themselves, as anything with a length and slices (a
+                :class:`rmt.data.TokenFile`, an array).
             memory: what was read before, of one document; None for nothing.
             checkpoint: a file to keep the state in. Where it is there already, reading goes on from it, and
                 the result is that of an unbroken run to the bit. It stays behind at the end, for the caller
                 to remove.
-            checkpoint_every: tokens between two writes of it.
+            checkpoint_every: tokens between two writes of it; the first has to wait until all is tokenised.
             progress: a bar on standard error with tokens/s and the time left.
 
         Raises:
@@ -141,11 +143,9 @@ class Reader:
                         bar.of(growing.total)
                         yield block
 
-                def about() -> tuple[str, str]:
-                    return self.describe(growing.finished())
-
+                about = cache(lambda: self.describe(growing.finished()))
                 keeper = self._keeper(checkpoint, about, own, checkpoint_every)
-                return self._read_blocks(blocks(), about, own, keeper, bar)
+                return self._read_blocks(blocks(), about, own, keeper, bar, known=lambda: growing.total is not None)
 
     def tokens_of(self, source: str | Path, path: str | Path, *, progress: bool = True) -> TokenFile:
         """Write the tokens of a text source to ``path``, in a stream, and open them.
@@ -296,6 +296,7 @@ class Reader:
         keeper: Checkpoint | None,
         bar: Progress,
         found: tuple[Memory, int] | None = None,
+        known: Callable[[], bool] = lambda: True,
     ) -> Memory:
         """The memory after blocks of tokens.
 
@@ -303,9 +304,10 @@ class Reader:
             blocks: of :attr:`block` tokens each, the last of any number.
             about: name and digest of all of them, once they are there.
             own: the memory to begin with.
-            keeper: to be offered what was read so far.
+            keeper: keeps what was read so far.
             bar: of progress.
             found: a memory within the text and its place there, to go on from in place of ``own``.
+            known: whether ``about`` says so without waiting.
         """
         state, before = self._begin(own)
         position = 0
@@ -316,9 +318,9 @@ class Reader:
             position += len(block)
             session.feed_ids(block, last=len(block) < self.block)
             bar.update(len(block))
-            if keeper is not None and keeper.due(position):
+            if keeper is not None and keeper.due(position) and known():
                 keeper.keep(session.memory(*about()), position)
-        if keeper is not None:
+        if keeper is not None and keeper.saved != position:
             keeper.keep(session.memory(*about()), position)
         return session.memory(*about())
 

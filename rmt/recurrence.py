@@ -3,9 +3,10 @@
 Exact gradients in constant space: with ``checkpointed`` each segment is a non-reentrant checkpoint whose
 outputs are the next memory and what the step emits (a loss, a pooled vector), so between segments only
 memories and token ids stay alive. Memories that are large themselves are kept at few borders (``nested``): a
-document is parts, each a checkpoint that is parts again, so unequal that with ``k`` memories kept and each segment
-computed again ``r`` times at most, documents of up to ``binomial(k + r, k)`` segments train: 4 memories and 4 times
-for 70 segments. No split does better (Griewank and Walther, Algorithm 799: revolve, ACM TOMS 26, 2000).
+document is parts, each a checkpoint that is parts again, so unequal that with ``k`` memories kept besides the first
+and each segment computed again ``r`` times at most, documents of up to ``binomial(k + r, k)`` segments train: 4
+memories and 4 times for 70 segments. No split does better (Griewank and Walther, Algorithm 799: revolve, ACM TOMS 26,
+2000).
 Truncation is by value: a row whose remaining segments are a multiple of the depth gets its memory detached, so
 the loss at the end of a document sees exactly ``depth`` segments, and nothing beyond.
 """
@@ -126,7 +127,7 @@ def parts(segments: int, kept: int) -> list[tuple[int, int]]:
 
     Args:
         segments: at least 2.
-        kept: memories, that before the first part among them, at least 1.
+        kept: memories besides that before the first part, at least 1.
     """
     times = next(r for r in count(1) if comb(kept + r, kept) >= segments)
     found: list[tuple[int, int]] = []

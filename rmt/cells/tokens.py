@@ -193,5 +193,6 @@ class TokenMemoryCell(nn.Module):
 
 
 def at_hand(tensor: Tensor) -> bool:
-    """Whether to look at a value costs nothing: not on a GPU, which it would hold up, and not in a graph."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether to look at a value costs nothing: not on a GPU, which it would hold up, nor in a graph of any kind."""
+    real = type(tensor) is Tensor and tensor.device.type == "cpu"
+    return real and not torch.is_grad_enabled() and not torch.compiler.is_compiling()

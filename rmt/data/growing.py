@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rmt.data.tokens import TokenFile, id_type, partial_of, pread_ids
 
-LONGEST_WAIT = 5.0  # seconds for a thread to end that nobody wants; one that waits for standard input never does
+LONGEST_WAIT = 1.0  # seconds for a thread to end that nobody wants; one that waits for standard input may never do
 
 
 class Stopped(Exception):  # no error: ends a thread that nobody wants
@@ -49,6 +49,8 @@ class GrowingTokens:
     ) -> None:
         self._stopped = True
         self._thread.join(LONGEST_WAIT)
+        if self._thread.is_alive():
+            return  # a descriptor that it may yet read stays with it
         if self._file is not None:
             os.close(self._file)
         if isinstance(self._done, TokenFile):
@@ -87,15 +89,8 @@ class GrowingTokens:
             self._changed.wait_for(lambda: self._done is not None or self._count >= position + size)
         if self._done is not None:
             return self.finished()[position : position + size]
-        if self._file is None:
-            self._file = self._open()
+        assert self._file is not None
         return pread_ids(self._file, self._dtype, position, size)
-
-    def _open(self) -> int:
-        try:
-            return os.open(partial_of(self._path), os.O_RDONLY)
-        except FileNotFoundError:  # renamed in this moment
-            return os.open(self._path, os.O_RDONLY)
 
     def _build(self) -> None:
         done: TokenFile | BaseException
@@ -116,6 +111,8 @@ class GrowingTokens:
             yield text
 
     def _grown(self, _: int, tokens: int) -> None:
+        if self._file is None:  # while it has the name under which this thread writes
+            self._file = os.open(partial_of(self._path), os.O_RDONLY)
         with self._changed:
             self._count = tokens
             self._changed.notify_all()

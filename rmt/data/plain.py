@@ -80,8 +80,17 @@ def file_text(path: Path) -> Iterator[str]:
 
 
 def stdin_text() -> Iterator[str]:
-    """Text of standard input, while it is being written; errors as of `decode`."""
-    yield from decode(cast(io.BufferedIOBase, sys.stdin.buffer), "standard input")
+    """Text of standard input, while it is being written; errors as of `decode`.
+
+    A stream of its own: a thread that waits in `sys.stdin` holds a lock that Python wants when it ends.
+    """
+    try:
+        number = sys.stdin.fileno()
+    except (OSError, ValueError):  # what stands in for it has no file
+        yield from decode(cast(io.BufferedIOBase, sys.stdin.buffer), "standard input")
+        return
+    with open(number, "rb", closefd=False) as stream:
+        yield from decode(stream, "standard input")
 
 
 def _not_text(name: str, found: str) -> InputError:

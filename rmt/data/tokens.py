@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import Any, BinaryIO, overload
 
@@ -172,8 +173,8 @@ class TokenFile:
 
 
 def partial_of(path: Path) -> Path:
-    """Where a token file lies while it is written."""
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Where this thread writes a token file, before it has its name."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.partial")
 
 
 def id_type(tokenizer: PreTrainedTokenizerBase) -> np.dtype[Any]:

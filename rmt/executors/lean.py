@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from rmt.executors import scripted
 from rmt.executors.side_by_side import still_wanted
 
-ACTIVATIONS = {GELUActivation: "gelu", nn.GELU: "gelu", nn.ReLU: "relu"}
+ACTIVATIONS = {GELUActivation: "gelu", nn.ReLU: "relu"}
 LARGEST = 2.0**120  # of a softmax's denominator; weights up to it times values stay below what bfloat16 holds
 
 
@@ -73,6 +73,7 @@ class Layer:
         qkv = Product(own.query, own.key, own.value, scale=log2(e) / size**0.5)
         out, up, down = Product(attended.dense), Product(layer.intermediate.dense), Product(fed.dense)
         norms = (attended.LayerNorm, fed.LayerNorm)
+        self._run = scripted.fast_layer()
         self._given = (
             [
                 *(qkv.weight, qkv.bias, out.weight, out.bias, norms[0].weight, norms[0].bias),
@@ -86,7 +87,7 @@ class Layer:
 
     def __call__(self, x: Tensor, batch: int, width: int, rows: int, whole: bool) -> tuple[Tensor, Tensor]:
         """See :func:`rmt.executors.scripted.layer`."""
-        found: tuple[Tensor, Tensor] = scripted.fast_layer()(x, *self._given, batch, width, rows, whole)
+        found: tuple[Tensor, Tensor] = self._run(x, *self._given, batch, width, rows, whole)
         return found
 
 
@@ -149,6 +150,9 @@ def suits(core: nn.Module, path: str) -> bool:
         if any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules()):
             return False  # nobody would call them
         if type(layer.intermediate.intermediate_act_fn) not in ACTIVATIONS:
+            return False
+        norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
+        if not all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms):
             return False
         own = layer.attention.self
         linears = (own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense)

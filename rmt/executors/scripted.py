@@ -115,10 +115,10 @@ def layer(
 
 @cache
 def fast_layer() -> Callable[..., Any]:
-    """:func:`layer`, as TorchScript where that is to be had."""
+    """:func:`layer`, as TorchScript where that is to be had. Not for several threads at a time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             return torch.jit.script(layer)
-        except (AttributeError, RuntimeError):  # TorchScript, or an operation of oneDNN's, is not there
+        except Exception:  # TorchScript, an operation of oneDNN's, or the source of this file is not there
             return layer

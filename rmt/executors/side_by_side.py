@@ -59,7 +59,8 @@ def lanes(run: Callable[[], object], stop: Callable[[], object]) -> None:
 
     Args:
         run: shares out its own work.
-        stop: called when this is interrupted, or a call has failed: all others are to end soon.
+        stop: lets calls end that are still at work, when this is interrupted or another has failed; also called when
+            all have ended.
     """
     threads = torch.get_num_threads()
 

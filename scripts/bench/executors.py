@@ -251,7 +251,8 @@ def measure_memory(bench: Bench, args: argparse.Namespace) -> bool:
 
 def print_peak(model: str, length: int, segment: int, name: str, dtype: str) -> None:
     """Read once in this process and print the peak of resident memory meanwhile; the model is loaded before."""
-    positions = length if name == FULL else segment  # others need no table of them that grows with the text
+    # Others need no table of them that grows with the text: a segment, memory tokens and marks.
+    positions = length if name == FULL else segment + 64
     built = Subject(model, sizes.build(model, positions, "cpu", dtype), "cpu", peak=1e12, full_limit=600.0)
     built.model.config.segment_size = segment
     one = sides.side(built, name, length)

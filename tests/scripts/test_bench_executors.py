@@ -184,3 +184,9 @@ def test_the_peak_is_that_of_the_side(bench, capsys):
     assert executors.main(["--peak", "tiny", "64", "8", "captured"]) == 2
     growth = executors.peaks_table({"tiny 8 side by side": {"64": 100.0, "128": 110.0}})
     assert "| tiny | 8 | side by side | 64: 100, 128: 110 | 1.100 |" in growth
+
+
+def test_peaks_are_of_a_model_whose_positions_hold_a_segment(bench, capsys):
+    """Also where it fills what a table of positions usually has."""
+    bench("executors").print_peak("tiny-bert", 1024, 512, "sequential", "float32")
+    assert json.loads(capsys.readouterr().out)["reading_mb"] > 0

@@ -92,6 +92,28 @@ def spawn(*arguments, threads=1):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def test_a_reader_of_standard_input_can_be_interrupted(classifier, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from rmt.cli import main; main()", "read", "-", "-o", str(tmp_path / "a.memory")]
+    child = subprocess.Popen(
+        [*command, "--model", str(classifier)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    child.stdin.write(b"some words of it " * 3000)
+    child.stdin.flush()
+    bar = b""
+    while b"reading" not in bar:  # the pipe stays open: the text has not ended
+        piece = child.stderr.read1()
+        assert piece
+        bar += piece
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [(), ("--dtype", "float32", "--executor", "sequential")], ids=["as it comes", "plain"])
 def test_goes_on_after_kill(rmt, classifier, document, tmp_path, how):

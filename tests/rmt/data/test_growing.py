@@ -79,6 +79,54 @@ def test_what_breaks_a_text_is_told_where_its_ids_are_taken(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_text_that_breaks_behind_its_first_block_says_so(bert: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Whichever thread is first: the one that takes the block, or the one that removes the file."""
+
+    def broken(number: int) -> Iterator[str]:
+        yield "some words of it " * 4096
+        raise InputError(f"line {number}: expected text, got none; repair it")
+
+    for number in range(60):
+        with (
+            GrowingTokens(broken(number), bert, tmp_path / "tokens") as coming,
+            pytest.raises(InputError, match=f"line {number}:"),
+        ):
+            list(coming.blocks(64))
+
+
+def test_an_older_file_of_that_name_is_not_read(bert: PreTrainedTokenizerBase, text: str, tmp_path: Path) -> None:
+    TokenFile.build(["something else"], bert, tmp_path / "tokens").close()
+    with GrowingTokens(pieces(text), bert, tmp_path / "tokens") as coming:
+        got = np.concatenate(list(coming.blocks(512)))
+    with TokenFile.build(pieces(text), bert, tmp_path / "whole") as whole:
+        assert np.array_equal(got, whole[:])
+
+
+def test_a_thread_left_behind_spoils_nothing(
+    bert: PreTrainedTokenizerBase, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "LONGEST_WAIT", 0.05)
+    awake = threading.Event()
+
+    def stalls() -> Iterator[str]:
+        yield text
+        awake.wait(WAIT)
+        yield text
+
+    with GrowingTokens(stalls(), bert, tmp_path / "tokens") as left:
+        next(left.blocks(64))
+
+    def slow() -> Iterator[str]:
+        yield text
+        awake.set()
+        left._thread.join(WAIT)
+        yield " and the end."
+
+    with GrowingTokens(slow(), bert, tmp_path / "tokens") as coming:
+        got = sum(map(len, coming.blocks(512)))
+        assert got == len(coming.finished())
+
+
 def test_an_empty_text_is_refused(bert: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     with (
         GrowingTokens([" \n"], bert, tmp_path / "tokens", "empty.txt") as coming,
@@ -103,13 +151,16 @@ def test_a_text_that_never_comes_holds_nobody_up(
     bert: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growing, "LONGEST_WAIT", 0.05)
-    never = threading.Event()
+    asked, come = threading.Event(), threading.Event()
 
     def silent() -> Iterator[str]:
+        asked.set()
+        come.wait(WAIT)
         yield "a word"
-        never.wait(WAIT)
 
-    with GrowingTokens(silent(), bert, tmp_path / "tokens"):
-        pass
-    assert not never.is_set()
-    never.set()
+    with GrowingTokens(silent(), bert, tmp_path / "tokens") as coming:
+        assert asked.wait(WAIT)
+    assert coming._thread.is_alive(), "left before the text came"
+    come.set()
+    coming._thread.join(WAIT)
+    assert not coming._thread.is_alive()

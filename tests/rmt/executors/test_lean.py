@@ -153,10 +153,11 @@ def test_a_product_without_onednn_is_the_same(monkeypatch, dtype):
 def test_a_layer_gives_the_same_bits_with_and_without_python(monkeypatch, dtype):
     assert isinstance(scripted.fast_layer(), torch.jit.ScriptFunction)
     lean, x = writer(for_reading(encoder(), dtype)).core, torch.randn(2, 14, 16, dtype=dtype)
+    monkeypatch.setattr(scripted, "fast_layer", lambda: scripted.layer)
+    eager = writer(for_reading(encoder(), dtype)).core
+    assert (type(lean.layers[0]._run), eager.layers[0]._run) == (torch.jit.ScriptFunction, scripted.layer)
     with torch.inference_mode():
-        fast = [lean._run(x, whole) for whole in (False, True) for _ in range(3)]
-        monkeypatch.setattr(scripted, "fast_layer", lambda: scripted.layer)
-        plain = [lean._run(x, whole) for whole in (False, True) for _ in range(3)]
+        fast, plain = ([by._run(x, whole) for whole in (False, True) for _ in range(3)] for by in (lean, eager))
     for (one, most), (two, same) in zip(fast, plain, strict=True):
         assert torch.equal(one, two)
         assert most == same
@@ -164,7 +165,7 @@ def test_a_layer_gives_the_same_bits_with_and_without_python(monkeypatch, dtype)
 
 def test_without_torchscript_a_layer_is_python(monkeypatch):
     def gone(*_):
-        raise RuntimeError
+        raise OSError
 
     monkeypatch.setattr(torch.jit, "script", gone)
     assert scripted.fast_layer.__wrapped__() is scripted.layer
@@ -200,6 +201,13 @@ def test_layers_that_were_changed_are_left_alone():
     silu = copy.deepcopy(model)
     silu.core.encoder.layer[0].intermediate.intermediate_act_fn = nn.SiLU()
     assert not suits(silu.core, "encoder.layer")
+    for norm in (type("Own", (nn.LayerNorm,), {})(16), nn.LayerNorm(16, bias=False), nn.Identity()):
+        other = copy.deepcopy(model)
+        other.core.encoder.layer[1].output.LayerNorm = norm
+        assert not suits(other.core, "encoder.layer")
+    tanh = copy.deepcopy(model)
+    tanh.core.encoder.layer[0].intermediate.intermediate_act_fn = nn.GELU(approximate="tanh")
+    assert not suits(tanh.core, "encoder.layer")
     hooked = copy.deepcopy(model)
     hooked.core.encoder.layer[1].output.dense.register_forward_hook(lambda *_: None)
     assert not suits(hooked.core, "encoder.layer")
