@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.bert.modeling_bert import BertEmbeddings
 from transformers.utils import ModelOutput
 
 from rmt.executors import scripted
-from rmt.executors.side_by_side import still_wanted
+from rmt.executors.side_by_side import aside, still_wanted
 
 ACTIVATIONS = {GELUActivation: "gelu", nn.ReLU: "relu"}
 LARGEST = 2.0**120  # of a softmax's denominator; weights up to it times values stay below what bfloat16 holds
@@ -120,12 +121,22 @@ class LeanEncoder(nn.Module):
         if torch.is_grad_enabled() or (attention_mask is not None and not attention_mask.all()):
             other: ModelOutput = self.view(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
             return other
-        embed: Any = self.view.embeddings
-        x = embed(inputs_embeds=inputs_embeds)
-        out, most = self._run(x, whole=False)
-        if not most < LARGEST:  # also where it is no number
-            out, _ = self._run(x, whole=True)
+        x = self._embed(inputs_embeds)
+        with aside():
+            out, most = self._run(x, whole=False)
+            if not most < LARGEST:  # also where it is no number
+                out, _ = self._run(x, whole=True)
         return BaseModelOutput(last_hidden_state=out)
+
+    def _embed(self, words: Tensor) -> Tensor:
+        """Words with their places: as the module gives it, BERT's own in three operations."""
+        embed: Any = self.view.embeddings
+        if type(embed) is not BertEmbeddings or type(embed.LayerNorm) is not nn.LayerNorm or embed.training:
+            given: Tensor = embed(inputs_embeds=words)
+            return given
+        x = words + embed.token_type_embeddings.weight[0] + embed.position_embeddings.weight[: words.shape[1]]
+        norm: Tensor = embed.LayerNorm(x)
+        return norm
 
     def _run(self, x: Tensor, whole: bool) -> tuple[Tensor, float]:
         """Hidden states after the last layer, and the largest denominator of a softmax."""

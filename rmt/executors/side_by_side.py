@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -20,6 +21,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _here = threading.local()  # which piece of work a thread is at
+_turn = threading.Lock()
 
 
 class Dropped(Exception):  # no error: ends work that nobody wants
@@ -29,6 +31,10 @@ class Dropped(Exception):  # no error: ends work that nobody wants
 class Work:
     """A piece of work that may be dropped by another thread.
 
+    Threads have turns at it, but for what is :func:`aside`. Python has one lock for all of them: two that run many
+    small operations at the same time wake each other at every one, and go on side by side like that; after a turn each
+    they are out of step.
+
     Attributes:
         dropped: nobody wants the result: it ends where it next calls :func:`still_wanted`.
     """
@@ -37,10 +43,25 @@ class Work:
         self.dropped = False
 
     def __enter__(self) -> None:
+        _turn.acquire()
         _here.work = self
 
     def __exit__(self, *_: object) -> None:
         _here.work = None
+        _turn.release()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Around what takes long and needs little of Python: others have their turn meanwhile."""
+    if getattr(_here, "work", None) is None:
+        yield
+        return
+    _turn.release()
+    try:
+        yield
+    finally:
+        _turn.acquire()
 
 
 def still_wanted() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from threading import Event
+from contextlib import suppress
+from threading import Barrier, Event
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -16,7 +17,7 @@ from hypothesis import given
 from rmt import reference
 from rmt.errors import InputError
 from rmt.executors import Sequential, Speculative, choose
-from rmt.executors.side_by_side import Dropped, Work, each, lanes, still_wanted
+from rmt.executors.side_by_side import Dropped, Work, aside, each, lanes, still_wanted
 from rmt.segments import split
 from tests.rmt.tiny import causal, classifier, content
 
@@ -181,7 +182,8 @@ def test_an_error_in_a_part_that_is_read_again_is_not():
                 at_it.set()
                 raise ZeroDivisionError
             if first == 1:
-                assert at_it.wait(10)
+                with aside():
+                    assert at_it.wait(10)
             return super().cell(core, segment, state)
 
     segments = pattern([True, False, False, False])
@@ -219,6 +221,28 @@ def test_lanes_that_wait_for_a_part_end_when_it_fails():
 
     with pytest.raises(ZeroDivisionError):
         Speculative(16, part=1).read(Broken(), pattern([False]), start())
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_work_is_done_in_turns_but_for_what_is_aside():
+    inside, most, together = [], [], Barrier(3)
+
+    def run():
+        with suppress(ZeroDivisionError), Work():
+            inside.append(1)
+            time.sleep(0.02)
+            most.append(len(inside))
+            inside.pop()
+            with aside():
+                together.wait(10)  # all three are aside at once
+            raise ZeroDivisionError
+        with Work():  # the turn came back
+            pass
+
+    lanes(run, lambda: None)
+    assert most == [1, 1, 1]
+    with aside():  # outside of work nothing happens
+        pass
 
 
 def test_dropped_work_ends_where_it_looks():

@@ -163,6 +163,15 @@ def test_a_layer_gives_the_same_bits_with_and_without_python(monkeypatch, dtype)
         assert most == same
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_words_get_the_places_that_hugging_face_gives_them(kind):
+    lean, x = writer(encoder(kind)).core, torch.randn(2, 14, 16)
+    with torch.inference_mode():
+        assert torch.equal(lean._embed(x), lean.view.embeddings(inputs_embeds=x))
+        lean.view.embeddings.LayerNorm.weight.mul_(2)
+        assert torch.equal(lean._embed(x), lean.view.embeddings(inputs_embeds=x))
+
+
 def test_without_torchscript_a_layer_is_python(monkeypatch):
     def gone(*_):
         raise OSError
