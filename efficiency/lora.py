@@ -182,80 +182,88 @@ class FusedLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in_features) to (..., out_features) of the same format."""
-        if args or kwargs or not x.numel() or _transformed() or why_not(self):
+        if args or kwargs or _transformed() or why_not(self) or not x.numel():
             return super().forward(x, *args, **kwargs)
-        base: Any = self.base_layer
+        base: Any = self._modules["base_layer"]
         inner = format_of(x)
         if inner is None and x.dtype != base.weight.dtype:
             return super().forward(x)
-        (adapter,) = self.active_adapters
-        a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        terms = self._terms(x, inner or x.dtype)
+        a, b, terms = self._terms(x, inner or x.dtype)
         if inner is None:
             return Product.apply(x, base.weight, base.bias, a, b, terms)
         with torch.autocast(x.device.type, enabled=False):
             return Product.apply(x.to(inner), base.weight, base.bias, a, b, terms)
 
-    def _terms(self, x: Tensor, inner: torch.dtype) -> Terms:
-        """The adapter as it is multiplied with, made anew where anything it is made of has changed.
+    def _terms(self, x: Tensor, inner: torch.dtype) -> tuple[Tensor, Tensor, Terms]:
+        """A, B, and the two as they are multiplied with, made anew where anything of what these are made has changed.
 
         Version counters tell of updates in place; not of all, since some optimizers write past them. No weight is
         written between a forward and its backward, so terms that a backward has used are not trusted in a later
         forward either; recomputation inside a backward goes on with them.
         """
-        (adapter,) = self.active_adapters
-        clock, a, b = self.clock, _weight(self.lora_A, adapter), _weight(self.lora_B, adapter)
-        p = _dropout(self.lora_dropout[adapter])
+        clock, (adapter,) = self.clock, self.active_adapters
+        a: Tensor = _part(self, "lora_A", adapter).weight
+        b: Tensor = _part(self, "lora_B", adapter).weight
+        p = _dropout(_part(self, "lora_dropout", adapter))
         samples = x.shape[0] if p and x.dim() > 2 and clock.masks == "sample" else 1
-        scale, dtype = self.scaling[adapter], clock.dtype or inner
-        step = clock.step if p else None
-        key = (_stamp(a), _stamp(b), a.device, dtype, scale, p, samples, step, clock.seed)
+        counts = (clock.seed, clock.step, samples) if p else None
+        key = (_stamp(a), _stamp(b), clock.dtype or inner, self.scaling[adapter], p, counts)
         known = clock.terms.get(self)
-        if known is not None and known.key == key and not (known.spent and torch._C._current_graph_task_id() == -1):
-            return known
+        if known is not None and known.key == key and known.of[0]() is a and known.of[1]() is b:  # noqa: SIM102
+            if not known.spent or torch._C._current_graph_task_id() != -1:
+                return a, b, known
+        made = self._new_terms(a, b, p, samples, clock.dtype or inner, key)
+        if torch.is_grad_enabled():
+            clock.terms[self] = made
+        return a, b, made
+
+    def _new_terms(self, a: Tensor, b: Tensor, p: float, samples: int, dtype: torch.dtype, key: Any) -> Terms:
+        (adapter,) = self.active_adapters
         keep = None
         if p:
             assert self.number is not None  # why_not has seen to it
-            counts = {"samples": samples, "features": a.shape[1]}
-            keep = counted.kept(clock.seed, clock.step, self.number, **counts, p=p, device=a.device)
+            numbers = (self.clock.seed, self.clock.step, self.number)
+            keep = counted.kept(*numbers, samples=samples, features=a.shape[1], p=p, device=a.device)
             if a.requires_grad:
-                clock.marker = ref(a)
+                self.clock.marker = ref(a)
+        scale = self.scaling[adapter] / (1 - p) if p < 1 else 0.0
         with torch.no_grad():
-            made = Terms.of(a, b, scale=scale / (1 - p) if p < 1 else 0.0, keep=keep, dtype=dtype, key=key)
-        if torch.is_grad_enabled():
-            clock.terms[self] = made
-        return made
+            return Terms.made(a, b, scale=scale, keep=keep, dtype=dtype, key=key)
 
 
 def why_not(layer: Any) -> str:
-    """Why a LoRA layer runs PEFT's own forward as it is set up now; empty where it is fused."""
+    """Why a LoRA layer runs PEFT's own forward as it is set up now; empty where it is fused.
+
+    Asked at each call, hence past ``nn.Module.__getattr__``.
+    """
     if not isinstance(layer, FusedLinear):
         kind = type(layer)
         return "fuse was not called" if kind is Linear else f"a {kind.__module__}.{kind.__name__}"
-    base, active = layer.base_layer, layer.active_adapters
-    if layer.disable_adapters:
+    base, active = layer._modules["base_layer"], layer.active_adapters
+    if layer._disable_adapters:
         return "adapters are disabled"
-    if layer.merged:
+    if layer.merged_adapters:
         return "adapters are merged"
     if type(base) is not nn.Linear:
         return f"its base is a {type(base).__name__}, not nn.Linear"
-    if len(active) != 1 or active[0] not in layer.lora_A:
+    if len(active) != 1 or (down := _part(layer, "lora_A", active[0])) is None:
         return f"{len(active)} active adapters, or none of this layer"
     (adapter,) = active
     if adapter in layer.lora_variant:
         return f"a variant of LoRA, {type(layer.lora_variant[adapter]).__name__}"
     if layer.lora_bias[adapter]:
         return "its adapter has a bias"
-    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+    if any(weight is not None and weight.requires_grad for weight in base._parameters.values()):
         return "its base is trained"
-    if _hooked(base) or _hooked(layer.lora_A[adapter]) or _hooked(layer.lora_B[adapter]):
+    if _hooked(base) or _hooked(down) or _hooked(_part(layer, "lora_B", adapter)):
         return "hooks inside it, which one operation would not call"
-    if "forward" in vars(layer):
+    if "forward" in layer.__dict__:
         return "another library has put a forward of its own on it"
-    if layer.number is None and _has_dropout(layer):
+    drop = _part(layer, "lora_dropout", adapter)
+    if not isinstance(drop, nn.Dropout | nn.Identity):
+        return f"an unknown dropout, {type(drop).__name__}"
+    if layer.number is None and _dropout(drop, training=True):
         return "its dropout came later; call fuse again"
-    if not isinstance(layer.lora_dropout[adapter], nn.Dropout | nn.Identity):
-        return f"an unknown dropout, {type(layer.lora_dropout[adapter]).__name__}"
     return ""
 
 
@@ -284,18 +292,18 @@ def _has_dropout(layer: Any) -> bool:
     return any(_dropout(drop, training=True) for drop in layer.lora_dropout.values())
 
 
-def _weight(linears: nn.ModuleDict, adapter: str) -> Tensor:
-    weight = linears[adapter].weight
-    assert isinstance(weight, Tensor)
-    return weight
+def _part(layer: nn.Module, table: str, adapter: str) -> Any:
+    """A module of an adapter, None where the layer has none."""
+    found: Any = layer._modules[table]
+    return found._modules.get(adapter)
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
-def _stamp(weight: Tensor) -> tuple[int, int, int]:
-    return id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version
+def _stamp(weight: Tensor) -> tuple[int, int]:
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _transformed() -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,10 +19,11 @@ class Terms:
 
     Attributes:
         a: A, with the mask folded in: one matrix, or one a sample.
-        b: s B, transposed; a mask's 1 / (1 - p) is part of s.
-        scale: s.
+        b: B, transposed, times s.
+        scale: s; a mask's 1 / (1 - p) is part of it.
         keep: what is kept of the features; None for all.
-        key: what this was made of.
+        of: A and B.
+        key: what else this was made of.
         spent: whether a backward has used it.
     """
 
@@ -29,11 +31,12 @@ class Terms:
     b: Float[Tensor, "rank out"]
     scale: float
     keep: Bool[Tensor, "samples features"] | None
-    key: tuple[Any, ...] = ()
-    spent: bool = field(default=False)
+    of: tuple[ReferenceType[Tensor], ReferenceType[Tensor]]
+    key: Any = None
+    spent: bool = False
 
     @classmethod
-    def of(
+    def made(
         cls,
         a: Float[Tensor, "rank features"],
         b: Float[Tensor, "out rank"],
@@ -41,11 +44,11 @@ class Terms:
         scale: float,
         keep: Bool[Tensor, "samples features"] | None,
         dtype: torch.dtype,
-        key: tuple[Any, ...] = (),
+        key: Any = None,
     ) -> Terms:
         """From the weights that are trained."""
         masked = a[None] if keep is None else a * keep[:, None]
-        return cls(masked.to(dtype), (b.t() * scale).to(dtype).contiguous(), scale, keep, key)
+        return cls(masked.to(dtype), (b.t() * scale).to(dtype).contiguous(), scale, keep, (ref(a), ref(b)), key)
 
     @property
     def nbytes(self) -> int:
@@ -70,18 +73,17 @@ class Product(torch.autograd.Function):
         terms: Terms,
     ) -> Float[Tensor, "*batch out"]:
         """See above; ``terms`` are of ``a`` and ``b``."""
-        out, rank = b.shape
-        rows = x.reshape(-1, x.shape[-1])
-        inner = rows.to(terms.a.dtype)
-        if len(terms.a) == 1:
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        inner, samples = rows.to(terms.a.dtype), len(terms.a)
+        if samples == 1:
             down = inner @ terms.a[0].t()
         else:
-            down = torch.bmm(inner.view(len(terms.a), -1, x.shape[-1]), terms.a.mT).view(-1, rank)
+            down = torch.bmm(inner.view(samples, -1, x.shape[-1]), terms.a.mT).view(len(rows), -1)
         y = F.linear(rows, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
         _add_product(y, down, terms.b)
         ctx.save_for_backward(x, down, weight, a, b)
         ctx.terms = terms
-        return y.view(*x.shape[:-1], out)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -98,29 +100,44 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, down, weight, a, b = ctx.saved_tensors
     terms: Terms = ctx.terms
     terms.spent = True
-    samples, rank, features = terms.a.shape
     of_y = gradient.reshape(-1, gradient.shape[-1])
     of_down = of_y.to(terms.b.dtype) @ terms.b.t()
     of_x = of_a = of_b = None
     if ctx.needs_input_grad[0]:
-        of_x = of_y @ weight.to(x.dtype)
-        if samples == 1:
-            _add_product(of_x, of_down, terms.a[0])
-        else:
-            each = of_x.view(samples, -1, features)
-            grown = of_down.view(samples, -1, rank)
-            if terms.a.dtype == each.dtype:
-                each.baddbmm_(grown, terms.a)
-            else:
-                each.add_(torch.bmm(grown, terms.a))
-        of_x = of_x.view(x.shape)
+        of_x = _of_x(of_y @ weight.to(x.dtype), of_down, terms).view(x.shape)
     if ctx.needs_input_grad[3]:
-        rows = x.reshape(samples, -1, features).to(of_down.dtype)
-        each = torch.bmm(of_down.view(samples, -1, rank).mT, rows) if samples > 1 else (of_down.t() @ rows[0])[None]
-        of_a = _summed(each, terms.keep, a.dtype)
+        of_a = _of_a(x, of_down, terms, a.dtype)
     if ctx.needs_input_grad[4]:
-        of_b = (down.t() @ of_y.to(down.dtype)).t().to(b.dtype) * terms.scale
+        # s goes to the smallest of the factors.
+        of_b = (of_y.to(down.dtype).t() @ (down * terms.scale)).to(b.dtype)
     return of_x, None, None, of_a, of_b, None
+
+
+def _of_x(through: Float[Tensor, "rows features"], of_down: Float[Tensor, "rows rank"], terms: Terms) -> Tensor:
+    """What comes through the adapter added to what came ``through`` the base, in place."""
+    samples, rank, features = terms.a.shape
+    if samples == 1:
+        _add_product(through, of_down, terms.a[0])
+        return through
+    each, grown = through.view(samples, -1, features), of_down.view(samples, -1, rank)
+    if terms.a.dtype == each.dtype:
+        each.baddbmm_(grown, terms.a)
+    else:
+        each.add_(torch.bmm(grown, terms.a))
+    return through
+
+
+def _of_a(x: Tensor, of_down: Float[Tensor, "rows rank"], terms: Terms, dtype: torch.dtype) -> Tensor:
+    """The gradient of A: sums over samples of keep * (gradient at the product)^T x."""
+    samples, rank, features = terms.a.shape
+    if samples == 1:
+        rows = x.reshape(-1, features).to(of_down.dtype)
+        whole = (of_down.t() @ rows).to(dtype)
+        return whole if terms.keep is None else whole * terms.keep
+    rows = x.reshape(samples, -1, features).to(of_down.dtype)
+    each = torch.bmm(of_down.view(samples, -1, rank).mT, rows)
+    assert terms.keep is not None
+    return (each * terms.keep[:, None]).to(dtype).sum(dim=0)
 
 
 def format_of(x: Tensor) -> torch.dtype | None:
@@ -138,12 +155,3 @@ def _add_product(to: Tensor, one: Tensor, other: Tensor) -> None:
         to.addmm_(one, other)
     else:
         to.add_(one @ other)
-
-
-def _summed(
-    each: Float[Tensor, "samples rank features"], keep: Bool[Tensor, "samples features"] | None, dtype: torch.dtype
-) -> Float[Tensor, "rank features"]:
-    """The gradient of A out of those of A * keep."""
-    if keep is not None:
-        each = each * keep[:, None]
-    return each[0].to(dtype) if len(each) == 1 else each.to(dtype).sum(dim=0)

@@ -47,7 +47,7 @@ def test_gradients_by_differences():
     keep = kept(0, 0, 0, samples=3, features=6, p=0.3)
 
     def product(x, a, b):
-        terms = Terms.of(a.detach(), b.detach(), scale=1.7, keep=keep, dtype=torch.float64)
+        terms = Terms.made(a.detach(), b.detach(), scale=1.7, keep=keep, dtype=torch.float64)
         return Product.apply(x, weight, bias, a, b, terms)
 
     assert torch.autograd.gradcheck(product, (x, a, b))
