@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from efficiency.errors import InputError
@@ -119,9 +118,9 @@ class _Product(torch.autograd.Function):
         return F.linear(x.to(dtype), _read(weight, dtype, cache), None if bias is None else bias.to(dtype))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dx = dbias = None
+        # Plain operations of dy, so gradients of gradients are right too.
         if ctx.needs_input_grad[0]:
             dx = (dy @ _read(ctx.stored, ctx.dtype, ctx.cache)).to(ctx.formats[0])
         if ctx.needs_input_grad[1]:
@@ -131,7 +130,6 @@ class _Product(torch.autograd.Function):
 
 def _read(weight: Any, dtype: torch.dtype, cache: WeightCache | None) -> Tensor:
     """A stored weight's numbers in ``dtype``."""
-    state_of(weight)
     return dequantize(weight, dtype) if cache is None else cache.get(weight, dtype, lambda: dequantize(weight, dtype))
 
 

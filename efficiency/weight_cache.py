@@ -71,10 +71,10 @@ class WeightCache:
             dtype: of what ``make`` gives.
             make: called outside the lock; two threads that ask at once may both call it.
         """
-        key = (id(weight), dtype)
+        key, stamp = (id(weight), dtype), stamp_of(weight)
         with self._lock:
             kept = self._kept.get(key)
-            if kept is not None and kept.stamp == stamp_of(weight) and kept.weight() is weight:
+            if kept is not None and kept.stamp == stamp and kept.weight() is weight:
                 self.hits += 1
                 self._kept.move_to_end(key)
                 self._note(key, kept.size)
@@ -86,7 +86,7 @@ class WeightCache:
             tensor = make()
         with self._lock:
             self.misses += 1
-            new = Kept(tensor, weakref.ref(weight), stamp_of(weight))
+            new = Kept(tensor, weakref.ref(weight), stamp, tensor.numel() * tensor.element_size())
             self._note(key, new.size)
             if key not in self._kept and self._has_room(new.size):
                 self._kept[key] = new
@@ -133,11 +133,7 @@ class Kept:
     tensor: Tensor
     weight: weakref.ref[Tensor]
     stamp: tuple[Any, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.tensor.numel() * self.tensor.element_size()
+    size: int  # bytes
 
 
 @dataclass
@@ -167,5 +163,7 @@ class Paper:
 
 def stamp_of(weight: Tensor) -> tuple[Any, ...]:
     """What changes when a weight is moved, given other data or written to."""
-    version = 0 if weight.is_inference() else weight._version
-    return weight.device, weight.data_ptr(), version, id(getattr(weight, "quant_state", None))
+    # A subclass of tensors goes through Python for each of these, which costs more than the rest of a look-up.
+    with torch._C.DisableTorchFunctionSubclass():
+        version = 0 if weight.is_inference() else weight._version
+        return weight.device, weight.data_ptr(), version, id(getattr(weight, "quant_state", None))
