@@ -147,7 +147,8 @@ def quantize_model(
     ``nn.Linear`` is quantised; bitsandbytes' ``Linear4bit``, as transformers loads 4-bit checkpoints, keeps its
     weights. Embeddings, norms, parameters of their own and weights tied to another module stay as they are,
     as do layers under ``skip``. Biases stay trainable where they were. A Hugging Face model is told how it is
-    quantised, so that its ``save_pretrained`` writes a 4-bit checkpoint that transformers loads.
+    quantised, so that its ``save_pretrained`` writes a 4-bit checkpoint that transformers loads. Layers that are ours
+    already stay as they are: call it again for a model that a quantised one has become a part of.
 
     Args:
         skip: shell patterns against each part of a dotted name, and against the whole: ``"cell"`` keeps
@@ -183,10 +184,10 @@ def quantize_model(
             raise InputError(f"{name}: {error}") from error
         return NF4Linear(weight, module.bias, compute_dtype=compute_dtype, cache=cache)
 
-    if not replace_modules(model, choose):
+    if not replace_modules(model, choose) and not any(True for _ in nf4_layers(model)):
         raise InputError(
-            f"quantize_model: expected linear layers outside {tuple(skip)}, got none in {type(model).__name__}"
-            + ("; it is quantised already" if any(True for _ in nf4_layers(model)) else "; pass a smaller skip")
+            f"quantize_model: expected linear layers outside {tuple(skip)}, got none in {type(model).__name__}; "
+            "pass a smaller skip"
         )
     mark(model, compute_dtype)
     return model

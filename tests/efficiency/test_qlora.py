@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from efficiency.errors import InputError
+from rmt.models import RMTForCausalLM
 from rmt.reader import Reader
 from tests.rmt.tiny import causal, classifier, content, gradients, largest_gap, llama_config
 
@@ -247,7 +248,10 @@ def test_quantised_before_it_became_a_part():
     (model, twin), xs = pair(whole), torch.randn(3, 5, 32)
     assert largest_gap(trained(model, xs), trained(twin, xs)) <= 1e-6
     with pytest.raises(RuntimeError):
-        model.merge_and_unload()
+        copy.deepcopy(model).merge_and_unload()
+    # Told of it, PEFT knows what to do.
+    model = adapted(quantize_model(model.unload()))
+    assert isinstance(model.merge_and_unload()[0].up, NF4Linear)
 
 
 def load_4bit(folder, **kwargs):
@@ -285,6 +289,39 @@ def test_hub_folders_come_in_and_go_out(tmp_path):
     assert torch.equal(fresh.model.layers[1].mlp.up_proj.dequantised(), ours.model.layers[1].mlp.up_proj.dequantised())
 
 
+def test_a_hub_folder_under_a_recurrent_model(tmp_path):
+    quantize_model(LlamaForCausalLM(llama_config())).save_pretrained(tmp_path / "hub")
+    model = RMTForCausalLM.from_backbone(str(tmp_path / "hub"), segment_size=4, num_memory_tokens=3)
+    assert type(model.backbone.model.layers[0].mlp.up_proj) is bnb.nn.Linear4bit
+    quantize_model(model, compute_dtype=None).eval().save_pretrained(tmp_path / "ours")
+    again = quantize_model(RMTForCausalLM.from_pretrained(tmp_path / "ours"), compute_dtype=None)
+    ids = content(2, 12)
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_one_layer_of_budget_is_enough_layer_by_layer():
+    """A real recurrent model, trained layer by layer: each weight is dequantised once in either direction."""
+    cache = WeightCache(4 * (4 * 32 * 32 + 3 * 32 * 48))
+    base = quantize_model(causal(memory="associative", order="layers"), compute_dtype=None, cache=cache)
+    model, ids = adapted(base), content(2, 32)
+    for _ in range(2):
+        before = cache.misses
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert cache.misses - before <= 2 * 14
+    assert cache.hits > 0
+
+
+def test_gradients_of_gradients():
+    layer = quantize_model(nn.Sequential(nn.Linear(8, 4)), compute_dtype=None)[0]
+    twin = dequantised(nn.Sequential(layer))[0]
+    found = []
+    for each in (layer, twin):
+        x = torch.linspace(-1, 1, 24).view(3, 8).requires_grad_()
+        (first,) = torch.autograd.grad(each(x).pow(3).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), x)[0])
+    assert torch.allclose(*found, atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [causal, classifier])
 def test_a_recurrent_model_is_saved_and_loaded(tmp_path, make):
     model = quantize_model(make(), compute_dtype=None).eval()
@@ -316,8 +353,6 @@ def test_copies_and_bad_state_dicts():
 def test_bad_models():
     with pytest.raises(InputError, match="got none in Sequential"):
         quantize_model(nn.Sequential(nn.ReLU()))
-    with pytest.raises(InputError, match="already"):
-        quantize_model(quantize_model(Recurrent(), **ALL))
     with pytest.raises(InputError, match="up: weight: expected float32"):
         quantize_model(Recurrent().double())
     with pytest.raises(InputError, match="not quantised yet"):
