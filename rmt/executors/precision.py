@@ -57,8 +57,10 @@ def for_reading(model: Model, dtype: str | torch.dtype = "auto") -> Model:
     wanted = as_dtype(dtype, model.device)
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     for parameter in twin.parameters():
-        # Not buffers: rotary frequencies in bfloat16 would turn far positions by tenths of a radian.
-        parameter.data = parameter.data.to(wanted)
+        # Not buffers: rotary frequencies in bfloat16 would turn far positions by tenths of a radian. Nor bytes, which
+        # quantised layers read themselves.
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(wanted)
     twin.cell = copy.deepcopy(model.cell).eval().requires_grad_(False).float()
     if model.device.type == "cpu" and wanted == torch.bfloat16:
         _set_attention(twin, "eager")
