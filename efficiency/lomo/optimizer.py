@@ -3,9 +3,10 @@
 Two ways a parameter's gradient comes:
 
 - *early*: a hook runs when autograd has summed all uses of the parameter; a few are gathered and updated together while
-  backward goes on. Exact where each layer's backward is finished before the next one's starts (one segment; layer by
-  layer). Under recurrence segment by segment nothing is complete before the first segment's backward, so autograd's
-  sums of all parameters are alive at a time.
+  backward goes on. The smallest parameters, a 64th of all, wait for ``step``. Exact at any time, but it saves memory
+  only where each layer's backward is finished before the next one's starts (one segment; layer by layer). Under
+  recurrence segment by segment nothing is complete before the first segment's backward, so autograd's sums of all
+  parameters are alive at a time.
 - *deferred*: linear layers and embeddings keep the factors of their weight gradients
   (:mod:`efficiency.lomo.stash`), and ``step`` forms one at a time, applies it and frees it. All weights stay as they
   are until ``step``, so micro-batches add up, the global norm is known before the first update, and a step with an
@@ -22,6 +23,7 @@ import math
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -35,8 +37,8 @@ from efficiency.lomo.stash import Gradient, Stash
 
 # A gradient is formed and applied in pieces of this share of all parameters, or of this many bytes if that is more.
 PIECE_SHARE, PIECE_LEAST = 1 / 64, 1 << 16
-# Gradients of so many parameters, the smallest, are compared in ``step`` with what backward left; an early optimizer
-# leaves one until then, if it is no more than this share of all.
+# So many of the smallest gradients that are left to ``step`` are compared there with what backward left, those of no
+# more than this share of all parameters.
 WATCHED, WATCHED_SHARE = 8, 0.01
 
 Found = tuple[Tensor, dict[str, Any], Gradient]
@@ -127,15 +129,14 @@ class GradientFreeing(torch.optim.Optimizer):
         total = sum(p.nbytes for p in params)
         self._most = self._piece_bytes or max(PIECE_LEAST, int(total * PIECE_SHARE))
         self._defer(new)
-        kept = sorted((p for p in new if id(p) not in self._stashes), key=Tensor.numel)
-        small = [p for p in kept if p.nbytes <= WATCHED_SHARE * total][: 1 if self.early else WATCHED]
-        for p in small:
+        rest = sorted((p for p in new if id(p) not in self._stashes), key=Tensor.numel)
+        sizes = accumulate(p.nbytes for p in rest)
+        # A hook costs the same for a small parameter as for a large one, so the smallest, a piece in all, have none.
+        late = sum(size <= self._most for size in sizes) if self.early else len(rest)
+        for p in [p for p in rest[:late] if p.nbytes <= WATCHED_SHARE * total][:WATCHED]:
             self._handles.append(p.register_post_accumulate_grad_hook(watching_hook(self._seen)))
-        if self.early:
-            watched = {id(p) for p in small}
-            for p in kept:
-                if id(p) not in watched:
-                    self._handles.append(p.register_post_accumulate_grad_hook(early_hook(self, p.nbytes)))
+        for p in rest[late:]:
+            self._handles.append(p.register_post_accumulate_grad_hook(early_hook(self, p.nbytes)))
 
     def _defer(self, params: list[Tensor]) -> None:
         if self._root is None:

@@ -141,7 +141,7 @@ def test_a_run_resumes_bit_for_bit(make, early, tmp_path):
     def start():
         model = rmt_model("decoder", recurrence="checkpointed").bfloat16()
         extra = {} if early else {"defer": model, "loss_scale": 8.0, "clip_norm": 1.0}
-        opt = make(model.parameters(), lr=LR, weight_decay=0.01, **extra)
+        opt = make(model.parameters(), lr=LR, weight_decay=0.01, piece_bytes=1000, **extra)
         return model, opt, torch.optim.lr_scheduler.LinearLR(opt, 1.0, 0.1, total_iters=5)
 
     def steps(model, opt, schedule, some):
@@ -232,4 +232,4 @@ def test_trainer_with_accumulation_and_a_schedule(tmp_path):
     with pytest.raises(InputError, match="max_grad_norm=0"):
         run(lambda m: Lomo(m.parameters(), lr=0.01, defer=m), max_grad_norm=1.0)
     with pytest.raises(InputError, match="one backward before step"):
-        run(lambda m: Lomo(m.parameters(), lr=0.01))
+        run(lambda m: Lomo(m.parameters(), lr=0.01, piece_bytes=1000))
