@@ -163,6 +163,7 @@ def test_formats(x_dtype):
     assert layer.bias.grad.dtype == torch.float32
     assert torch.equal(layer.bias.grad, torch.full((16,), 6.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
         assert torch.equal(layer(x), wanted)
 
 
@@ -174,6 +175,7 @@ def test_same_output_as_bitsandbytes():
     grad, x.grad = x.grad, None
     ours = quantize_model(nn.Sequential(copy.deepcopy(theirs)), compute_dtype=torch.float32)
     assert isinstance(ours[0], NF4Linear)
+    assert ours[0].weight.module is None, "a copy would keep the layer it was copied from"
     ours(x).square().sum().backward()
     assert torch.allclose(ours(x), wanted, atol=1e-6)
     assert torch.allclose(x.grad, grad, atol=1e-6)
