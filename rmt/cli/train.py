@@ -22,6 +22,8 @@ def train(
     Examples:
       rmt train output=runs/minilm data.text=books/ optim.steps=2000
       rmt train output=runs/llama model.kind=decoder data.text=book.txt,installed:
+      rmt train output=runs/nf4 model.quantization=nf4 lora.r=16
+      rmt train output=runs/lomo model.kind=decoder optim=lomo optim.lr=1e-2
       rmt train --show
     """
     from rmt.cli.evaluate import bad_input

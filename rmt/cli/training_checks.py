@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+from rmt.cli.training_cheap import check_cheap
 from rmt.cli.training_run import Settings, stage
 from rmt.errors import InputError
 from rmt.training.settings import keys
@@ -22,6 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.bptt_depth": (1, inf),
     "lora.r": (0, inf),
     "lora.lora_alpha": (1, inf),
+    "lora.lora_dropout": (0, 1),
     "data.predicted": (0, 1),
     "curriculum.advance_at": (0, inf),  # above 1: only patience advances
     "curriculum.mix": (0, 1),
@@ -47,6 +49,7 @@ def check(settings: Settings) -> None:
         expected = f"at least {least}" if most == inf else f"{least} to {most}"
         require(values[key] is None or least <= values[key] <= most, key, expected, values[key])
     require(0 < settings.optim.lr < inf, "optim.lr", "a number above 0", settings.optim.lr)
+    check_cheap(settings.model, settings.lora, settings.optim)
     width = settings.model.hidden_size
     if settings.model.kind == "decoder":
         require(width >= 32 and width % 32 == 0, "model.hidden_size", "a multiple of 32", width)

@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rmt.cli.training_cheap import forget_quantization, fuse, optimizer_of, quantise
 from rmt.cli.training_memory import FRESH, memory_fields, stored_config
 from rmt.errors import InputError
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """An encoder over MiniLM with LoRA, or a decoder from scratch; ``init`` goes on from one.
+    """An encoder over MiniLM with LoRA, or a decoder from scratch; ``init`` goes on from one. ``quantization=nf4``
+    trains adapters over 4-bit weights.
 
     Of the memory, None is as ``init`` has it, and without one as :data:`rmt.cli.training_memory.FRESH` says.
     """
@@ -35,15 +37,18 @@ class ModelSettings:
     gate_threshold: float = 0.1
     bptt_depth: int | None = None
     recurrence: str = "plain"
+    quantization: str = ""
     init: str = ""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """PEFT's; r=0 trains all weights."""
+    """PEFT's; r=0 trains all weights. ``fused`` runs its layers as one operation (``efficiency.lora``)."""
 
     r: int = 16
     lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    fused: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,9 @@ class CurriculumSettings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """AdamW with warm-up and linear decay to zero."""
+    """AdamW, LOMO or AdaLomo with warm-up and linear decay to zero; ``optim=lomo`` is short for ``optim.name``."""
 
+    name: str = "adamw"
     lr: float = 1e-3
     steps: int = 2000
     batch_size: int = 24
@@ -179,8 +185,12 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     if s.kind == "decoder":
         # A mark that all memory tokens share, or the text's own words would hide among them.
         model.cell.memory.data += torch.randn_like(words[0]) * words.std()
+    if s.quantization:
+        quantise(model, settings.optim.bf16)
     if s.kind == "encoder" and settings.lora.r:
         model = with_lora(model, settings)
+        if settings.lora.fused:
+            fuse(model, settings.seed)
     return model
 
 
@@ -195,6 +205,7 @@ def with_lora(model: Any, settings: Settings) -> Any:
     lora = LoraConfig(
         r=settings.lora.r,
         lora_alpha=settings.lora.lora_alpha,
+        lora_dropout=settings.lora.lora_dropout,
         target_modules=TARGETS,
         modules_to_save=["cell", "classifier"],
     )
@@ -303,7 +314,11 @@ def run(settings: Settings, resume: bool = True) -> Path:
     curriculum = Curriculum(len(stages), c.advance_at, mix=c.mix, patience=c.patience, seed=settings.seed)
     model = build_model(settings, tokenizer)
     trainer = CurriculumTrainer(
-        batches=NumberedBatches(make, curriculum), accuracy=accuracy, model=model, args=arguments(settings, output)
+        batches=NumberedBatches(make, curriculum),
+        accuracy=accuracy,
+        model=model,
+        args=arguments(settings, output),
+        optimizers=(optimizer_of(model, settings.optim), None),
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
     save(trainer.model, tokenizer, output / "model")
@@ -323,7 +338,7 @@ def arguments(settings: Settings, output: Path) -> Any:
         warmup_steps=o.warmup,
         lr_scheduler_type="linear",
         weight_decay=0.01,
-        max_grad_norm=o.max_grad_norm,
+        max_grad_norm=o.max_grad_norm if o.name == "adamw" else 0.0,  # others clip for themselves
         bf16=o.bf16,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=settings.log_every,
@@ -346,6 +361,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
     if hasattr(model, "peft_config"):
         inner = model.base_model.model
+        forget_quantization(inner)
         if inner.config.backbone_config._name_or_path == minilm():
             # Weights of the hub, wherever they were found: no folder of this machine belongs in a checkpoint.
             inner.config.backbone_config._name_or_path = HUB_MINILM

@@ -17,7 +17,8 @@ T = TypeVar("T")
 def override(settings: T, changes: Iterable[str]) -> T:
     """A copy of a (nested) dataclass with ``key.subkey=value`` changes applied.
 
-    Values are read as the field's type: numbers, booleans, strings, None, and comma-separated tuples.
+    Values are read as the field's type: numbers, booleans, strings, None, and comma-separated tuples. A key that is a
+    group with a field ``name`` is short for that: ``optim=lomo``.
 
     Raises:
         InputError: an unknown key (the nearest known one is named), a value of the wrong type, or no ``=``.
@@ -46,6 +47,8 @@ def _set(settings: T, path: list[str], value: str, whole: str) -> T:
     name, *rest = path
     fields = {f.name: f for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     known = fields.get(name)
+    if known is not None and not rest and "name" in keys_of(getattr(settings, name)):
+        rest = ["name"]
     if known is None or bool(rest) != dataclasses.is_dataclass(getattr(settings, name)):
         candidates = list(keys(settings))
         near = difflib.get_close_matches(".".join(path), candidates, 1, 0.3) or candidates[:1]
@@ -56,6 +59,11 @@ def _set(settings: T, path: list[str], value: str, whole: str) -> T:
     else:
         new = _parse(value, get_type_hints(type(settings))[name], whole)
     return dataclasses.replace(settings, **{name: new})  # type: ignore[type-var]
+
+
+def keys_of(group: Any) -> list[str]:
+    """Names of a dataclass's fields; none of anything else."""
+    return [f.name for f in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else []
 
 
 def _parse(value: str, kind: Any, whole: str) -> Any:

@@ -1,0 +1,80 @@
+"""Cheap training for a run: 4-bit weights under adapters, fused adapters, and optimizers that free gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rmt.errors import InputError
+
+QUANTIZATIONS = ("", "nf4")
+OPTIMIZERS = ("adamw", "lomo", "adalomo")
+
+
+def check_cheap(model: Any, lora: Any, optim: Any) -> None:
+    """Refuse what does not go together.
+
+    Args:
+        model, lora, optim: the groups of settings of these names.
+
+    Raises:
+        InputError: with the dotted key.
+    """
+    for key, value, known in (
+        ("model.quantization", model.quantization, QUANTIZATIONS),
+        ("optim.name", optim.name, OPTIMIZERS),
+    ):
+        if value not in known:
+            names = ", ".join(repr(name) for name in known)
+            raise InputError(f"{key}: expected one of {names}, got {value!r}; choose one of these")
+    if model.quantization and (model.kind != "encoder" or not lora.r):
+        raise InputError(
+            "model.quantization: expected adapters to train over frozen weights (model.kind=encoder, lora.r above 0), "
+            f"got {model.kind} and {lora.r}; leave model.quantization out"
+        )
+
+
+def quantise(model: Any, bf16: bool) -> None:
+    """The backbone's linear layers in NF4, in place; memory and head stay as they are.
+
+    Raises:
+        InputError: bitsandbytes is not installed.
+    """
+    import torch
+
+    from efficiency.errors import InputError as Wrong
+
+    try:
+        from efficiency.qlora import quantize_model
+        from efficiency.weight_cache import WeightCache
+
+        quantize_model(model, compute_dtype=torch.bfloat16 if bf16 else None, cache=WeightCache())
+    except Wrong as error:
+        raise InputError(f"model.quantization: {error}") from error
+
+
+def fuse(model: Any, seed: int) -> int:
+    """Adapters run as one operation where they can; how many do."""
+    from efficiency.lora import fuse
+
+    return fuse(model, seed=seed)
+
+
+def optimizer_of(model: Any, optim: Any) -> Any:
+    """The optimizer, None for Trainer's own.
+
+    Gradients are clipped by it, since none is left for Trainer to clip.
+    """
+    if optim.name == "adamw":
+        return None
+    from efficiency.lomo import AdaLomo, Lomo
+
+    kind = Lomo if optim.name == "lomo" else AdaLomo
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return kind(trained, lr=optim.lr, defer=model, clip_norm=optim.max_grad_norm or None)
+
+
+def forget_quantization(model: Any) -> None:
+    """Adapters are saved to be loaded over 16-bit weights: nothing in the configuration says otherwise."""
+    for config in (model.config, model.config.backbone_config):
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
