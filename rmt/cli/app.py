@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,8 @@ class Commands(TyperGroup):
 
 def build() -> typer.Typer:
     """The command with all its subcommands."""
+    # It tells every process, through PEFT, of a kernel of the hub that it would have liked.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     app = typer.Typer(
         cls=Commands,
         help="Read documents of any length into a small memory, and answer from it.",

@@ -15,6 +15,10 @@ def train(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from a checkpoint.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print every setting and its value, and stop.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print what memory a step takes, by part, and stop; nothing is made.")
+    ] = False,
+    card: Annotated[float | None, typer.Option("--card", help="With --estimate: gigabytes of the card to fit.")] = None,
 ) -> None:
     """Train a model on facts hidden in text; a run that was killed goes on where it was.
 
@@ -25,10 +29,12 @@ def train(
       rmt train output=runs/nf4 model.quantization=nf4 lora.r=16
       rmt train output=runs/lomo model.kind=decoder optim=lomo optim.lr=1e-2
       rmt train --show
+      rmt train --estimate --card 24 model.kind=decoder model.backbone=llama-8b/ model.dtype=bfloat16 \\
+          model.quantization=nf4 lora.r=16 curriculum.stages=4x1024:p4 optim.batch_size=1
     """
     from rmt.cli.evaluate import bad_input
     from rmt.cli.models import quiet
-    from rmt.cli.training_checks import check
+    from rmt.cli.training_checks import check, check_estimate
     from rmt.cli.training_run import Settings, run
     from rmt.training.settings import keys, override
 
@@ -36,6 +42,15 @@ def train(
     if show:
         for key, value in keys(settings).items():
             typer.echo(f"{key} = {','.join(value) if isinstance(value, tuple) else value}")
+        return
+    if estimate:
+        from rmt.cli.training_estimate import estimate_run, verdict
+
+        check_estimate(settings)
+        quiet()
+        found = estimate_run(settings)
+        typer.echo(found.table())
+        typer.echo(verdict(found, card))
         return
     check(settings)
     quiet()

@@ -10,22 +10,31 @@ QUANTIZATIONS = ("", "nf4")
 OPTIMIZERS = ("adamw", "lomo", "adalomo")
 
 
-def check_cheap(model: Any, lora: Any, optim: Any) -> None:
-    """Refuse what does not go together.
+def check_names(model: Any, optim: Any) -> None:
+    """Refuse what has no meaning.
 
     Args:
-        model, lora, optim: the groups of settings of these names.
+        model, optim: the groups of settings of these names.
 
     Raises:
         InputError: with the dotted key.
     """
     for key, value, known in (
+        ("model.kind", model.kind, ("encoder", "decoder")),
         ("model.quantization", model.quantization, QUANTIZATIONS),
         ("optim.name", optim.name, OPTIMIZERS),
     ):
         if value not in known:
             names = ", ".join(repr(name) for name in known)
             raise InputError(f"{key}: expected one of {names}, got {value!r}; choose one of these")
+
+
+def check_cheap(model: Any, lora: Any) -> None:
+    """Refuse 4-bit weights without adapters to train over them.
+
+    Raises:
+        InputError: they are.
+    """
     if model.quantization and (model.kind != "encoder" or not lora.r):
         raise InputError(
             "model.quantization: expected adapters to train over frozen weights (model.kind=encoder, lora.r above 0), "

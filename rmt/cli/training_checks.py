@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from rmt.cli.training_cheap import check_cheap
+from rmt.cli.training_cheap import check_cheap, check_names
 from rmt.cli.training_run import Settings, stage
 from rmt.errors import InputError
 from rmt.training.settings import keys
@@ -44,12 +44,27 @@ def check(settings: Settings) -> None:
     """
     from rmt.data.sources import iter_text
 
+    check_estimate(settings)
+    check_cheap(settings.model, settings.lora)
+    require(settings.model.dtype == "float32", "model.dtype", "float32 to train in", settings.model.dtype)
+    require(settings.data.text, "data.text", "at least one text", "none")
+    for source in settings.data.text:
+        iter_text(source)  # one that is not there should not wait for others to be read
+
+
+def check_estimate(settings: Settings) -> None:
+    """Refuse numbers out of their range, and stages that are none.
+
+    Raises:
+        InputError: with the dotted key.
+    """
+    check_names(settings.model, settings.optim)
     values = keys(settings)
     for key, (least, most) in RANGES.items():
         expected = f"at least {least}" if most == inf else f"{least} to {most}"
         require(values[key] is None or least <= values[key] <= most, key, expected, values[key])
     require(0 < settings.optim.lr < inf, "optim.lr", "a number above 0", settings.optim.lr)
-    check_cheap(settings.model, settings.lora, settings.optim)
+    require(settings.model.dtype in ("float32", "bfloat16"), "model.dtype", "float32 or bfloat16", settings.model.dtype)
     width = settings.model.hidden_size
     if settings.model.kind == "decoder":
         require(width >= 32 and width % 32 == 0, "model.hidden_size", "a multiple of 32", width)
@@ -64,9 +79,6 @@ def check(settings: Settings) -> None:
             "segments, tokens and people above 0, rooms and cuts up to 1, and 1 or 2 relations",
             text,
         )
-    require(settings.data.text, "data.text", "at least one text", "none")
-    for source in settings.data.text:
-        iter_text(source)  # one that is not there should not wait for others to be read
 
 
 def require(holds: Any, key: str, expected: str, got: object) -> None:

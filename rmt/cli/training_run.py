@@ -25,6 +25,7 @@ class ModelSettings:
 
     kind: str = "encoder"
     backbone: str = "minilm"
+    dtype: str = "float32"
     hidden_size: int = 128
     layers: int = 4
     segment_size: int = 128
@@ -175,9 +176,7 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
         )
     else:
         raise InputError(f"model.kind: expected encoder or decoder, got {s.kind!r}")
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
     ids = torch.tensor([tokenizer(k, add_special_tokens=False)["input_ids"][0] for k in KEYS])
     words = model.get_input_embeddings().weight.data
     if len(model.cell.memory) == len(KEYS):  # else there are those of `init`
@@ -194,22 +193,37 @@ def build_model(settings: Settings, tokenizer: Any) -> Any:
     return model
 
 
+def without_dropout(model: Any) -> None:
+    """A memory that is to last is trained with every channel there."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 def with_lora(model: Any, settings: Settings) -> Any:
     """PEFT's LoRA on every linear of the backbone; memory and head trained whole and saved with it."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel, get_peft_model
 
     from rmt.models.building import load
 
     if settings.model.init:
         return load(partial(PeftModel.from_pretrained, model), settings.model.init, is_trainable=True)
-    lora = LoraConfig(
-        r=settings.lora.r,
-        lora_alpha=settings.lora.lora_alpha,
-        lora_dropout=settings.lora.lora_dropout,
+    return get_peft_model(model, lora_config(settings.lora))
+
+
+def lora_config(lora: LoraSettings) -> Any:
+    """PEFT's configuration of adapters for an encoder."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
         target_modules=TARGETS,
         modules_to_save=["cell", "classifier"],
     )
-    return get_peft_model(model, lora)
 
 
 def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
@@ -218,10 +232,23 @@ def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
     In half of the heads keys start as queries, so that a position attends at first to its own word elsewhere (mimetic
     initialisation, arXiv 2305.09828, section 4): a memory token has to find the word that it is filed under.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    config = small_llama_config(s, len(tokenizer), tokenizer.pad_token_id)
+    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    half = s.hidden_size // 2
+    for layer in model.model.layers:
+        query, key = layer.self_attn.q_proj.weight.data, layer.self_attn.k_proj.weight.data
+        key[:half] = query[:half].normal_(0, 0.5 * s.hidden_size**-0.5)
+    return model
+
+
+def small_llama_config(s: ModelSettings, vocabulary: int, padding: int | None) -> Any:
+    """The shape of :func:`small_llama`."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=s.hidden_size,
         intermediate_size=s.hidden_size * 11 // 32 * 8,
         num_hidden_layers=s.layers,
@@ -231,14 +258,8 @@ def small_llama(s: ModelSettings, tokenizer: Any) -> Any:
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding,
     )
-    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
-    half = s.hidden_size // 2
-    for layer in model.model.layers:
-        query, key = layer.self_attn.q_proj.weight.data, layer.self_attn.k_proj.weight.data
-        key[:half] = query[:half].normal_(0, 0.5 * s.hidden_size**-0.5)
-    return model
 
 
 def backgrounds(settings: Settings, tokenizer: Any) -> list[Any]:
