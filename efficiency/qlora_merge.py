@@ -70,9 +70,11 @@ def merge(
     """
     peft: Any = model
     if into not in ("16bit", "nf4"):
-        raise InputError(f"into: expected '16bit' or 'nf4', got {into!r}")
+        raise InputError(f"into: expected '16bit' or 'nf4', got {into!r}; choose one of these")
     if (into == "16bit") != (originals is not None):
-        raise InputError(f"originals: expected with into='16bit' and only there, got into={into!r}")
+        raise InputError(
+            f"originals: expected with into='16bit' and only there, got into={into!r}; leave one of them out"
+        )
     if requantize and into != "nf4":
         raise InputError("requantize: expected with into='nf4', got into='16bit'; quantise the result instead")
     base: Any = peft.get_base_model() if hasattr(peft, "get_base_model") else nn.Module()
