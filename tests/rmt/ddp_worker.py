@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def main(folder: Path, meeting: str, rank: int, world: int) -> None:
             save_file(grads, folder / f"{made.name}-{mode}-{rank}.safetensors")
     distributed.barrier()  # one that leaves early can leave the other waiting for it
     distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # the files are written; threads of sockets must not hold up the interpreter's end
 
 
 if __name__ == "__main__":
