@@ -1,8 +1,10 @@
 """Train the bundled models again: MiniLM with a gated memory (LoRA), or a small LLaMA-shaped decoder from scratch.
 
     python scripts/train_bundled.py minilm-rmt --text books/ --output runs/minilm-rmt
+    python scripts/train_bundled.py minilm-rmt --text books/ --output runs/minilm-qlora model.quantization=nf4
     python scripts/train_bundled.py llama-rmt --text books/ --output runs/llama-rmt
 
+The second trains the adapters over 4-bit weights (QLoRA); settings of `rmt train` hold for every phase.
 Time on one CPU core: about an hour for either. Figure to expect: accuracy above 0.95 on the training stages of
 minilm-rmt, 0.9 on those of llama-rmt; over length, see docs/results.md. A run that was killed goes on from its last
 checkpoint when the same command is given again.
@@ -63,12 +65,13 @@ def main() -> None:
     parser.add_argument("--text", required=True, help="files, folders or sources, separated by commas")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `rmt train`, for every phase")
     args = parser.parse_args()
     before: list[str] = []
     for number, phase in enumerate(PHASES[args.model]):
         folder = args.output / f"phase-{number}"
         common = [f"output={folder}", f"seed={args.seed}", f"data.text={args.text}", f"data.cache={args.output}/text"]
-        model = run(override(Settings(), [*common, *phase, *before]))
+        model = run(override(Settings(), [*common, *phase, *args.settings, *before]))
         before = [f"model.init={model}"]
     print(f"The model is in {model}")
 
