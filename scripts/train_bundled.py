@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `rmt train`, for every phase")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     before: list[str] = []
     for number, phase in enumerate(PHASES[args.model]):
         folder = args.output / f"phase-{number}"
