@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import ReferenceType, ref
 
 import torch
@@ -56,17 +56,25 @@ class Terms:
         return sum(t.nbytes for t in (self.a, self.b, self.keep) if t is not None)
 
 
+class Stored(Protocol):
+    """A layer that holds its weight in another form, such as 4 bits."""
+
+    def dequantised(self, dtype: torch.dtype) -> Float[Tensor, "out features"]:
+        """The weight's numbers, not to be changed."""
+
+
 class Product(torch.autograd.Function):
     """y = x W^T + bias + s (drop(x) A^T) B^T, with gradients of x, A and B only.
 
-    Saves x and drop(x) A^T, and by reference W, A and B, so that a change in place before backward is an error.
+    Saves x and drop(x) A^T, and by reference W, A and B, so that a change in place before backward is an error. The
+    numbers of a stored W are asked for again in backward.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Float[Tensor, "*batch features"],
-        weight: Float[Tensor, "out features"],
+        weight: Float[Tensor, "out features"] | Stored,
         bias: Float[Tensor, " out"] | None,
         a: Float[Tensor, "rank features"],
         b: Float[Tensor, "out rank"],
@@ -79,10 +87,11 @@ class Product(torch.autograd.Function):
             down = inner @ terms.a[0].t()
         else:
             down = torch.bmm(inner.view(samples, -1, x.shape[-1]), terms.a.mT).view(len(rows), -1)
-        y = F.linear(rows, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        y = F.linear(rows, _numbers(weight, x.dtype), None if bias is None else bias.to(x.dtype))
         _add_product(y, down, terms.b)
-        ctx.save_for_backward(x, down, weight, a, b)
-        ctx.terms = terms
+        own = isinstance(weight, Tensor)
+        ctx.save_for_backward(x, down, weight if own else None, a, b)
+        ctx.terms, ctx.stored = terms, None if own else weight
         return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -104,7 +113,8 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     of_down = of_y.to(terms.b.dtype) @ terms.b.t()
     of_x = of_a = of_b = None
     if ctx.needs_input_grad[0]:
-        of_x = _of_x(of_y @ weight.to(x.dtype), of_down, terms).view(x.shape)
+        through = of_y @ _numbers(ctx.stored if weight is None else weight, x.dtype)
+        of_x = _of_x(through, of_down, terms).view(x.shape)
     if ctx.needs_input_grad[3]:
         of_a = _of_a(x, of_down, terms, a.dtype)
     if ctx.needs_input_grad[4]:
@@ -138,6 +148,10 @@ def _of_a(x: Tensor, of_down: Float[Tensor, "rows rank"], terms: Terms, dtype: t
     each = torch.bmm(of_down.view(samples, -1, rank).mT, rows)
     assert terms.keep is not None
     return (each * terms.keep[:, None]).to(dtype).sum(dim=0)
+
+
+def _numbers(weight: Tensor | Stored, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantised(dtype)
 
 
 def format_of(x: Tensor) -> torch.dtype | None:

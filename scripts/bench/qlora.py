@@ -24,12 +24,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from efficiency import nf4
+from efficiency.lora import fuse
 from efficiency.qlora import Linear4bit, NF4Linear, nf4_layers, quantize_model, stored_bytes
 from efficiency.surgery import replace_modules
 from efficiency.weight_cache import WeightCache
 
 BASE = "bfloat16"
 THEIRS = "Linear4bit"
+FUSED = " fused"
 
 
 class Layer(nn.Module):
@@ -107,7 +109,8 @@ def side(name: str, layers: int, hidden: int, order: str) -> tuple[Any, WeightCa
     """The model of a side with its adapters, and its cache; all have the same weights and adapters."""
     torch.manual_seed(0)
     model: nn.Module = Recurrent(layers, hidden, order).to(torch.bfloat16)
-    cache = None
+    cache, fused = None, name.endswith(FUSED)
+    name = name.removesuffix(FUSED)
     if name != BASE:
         half = 2 * sum(p.numel() for p in model.parameters())
         if name.startswith("cache "):
@@ -120,7 +123,14 @@ def side(name: str, layers: int, hidden: int, order: str) -> tuple[Any, WeightCa
     for parameter in adapted.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(torch.bfloat16)
+    if fused:
+        assert fuse(adapted) == 2 * layers
     return adapted.train(), cache
+
+
+def base_of(name: str) -> str:
+    """What a side is compared with."""
+    return BASE + FUSED if name.endswith(FUSED) else BASE
 
 
 def step(model: nn.Module, segments: list[Tensor]) -> float:
@@ -148,8 +158,8 @@ def table(
                 for name in names[turn % len(names) :] + names[: turn % len(names)]:
                     times[name].append(step(sides[name][0], data))
             for name, (_, cache) in sides.items():
-                ratio = median(t / base for t, base in zip(times[name], times[BASE], strict=True))
-                again = 0.0 if name == BASE else 2.0 * segments
+                ratio = median(t / base for t, base in zip(times[name], times[base_of(name)], strict=True))
+                again = 0.0 if name == base_of(name) else 2.0 * segments
                 if cache:
                     again = (cache.misses - made[name]) / rounds / (2 * layers)
                 kept = cache.used_bytes / 1e6 if cache else 0.0
@@ -205,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         args.tokens, args.layers, args.hidden, args.rounds = [4], 2, 64, 2
     names = [BASE, THEIRS, "no cache", *(f"cache {budget:g}" for budget in args.budget)]
+    names += [BASE + FUSED, *(f"cache {budget:g}{FUSED}" for budget in args.budget)]
     rows = table(
         args.tokens,
         names,
@@ -222,10 +233,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"gradients of adapters, relative difference to those with the cache: {gaps}")
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} thread(s), {args.layers} layers, {args.segments} segments")
-    print("tokens  order      side           ms a step   / bf16   dequantised a step   kept MB")
+    print("tokens  order      side               ms a step   / bf16   dequantised a step   kept MB")
     for row in rows:
         print(
-            f"{row.tokens:>6}  {row.order:<9}  {row.side:<12}{1e3 * row.seconds:>12.1f}{row.ratio:>9.2f}"
+            f"{row.tokens:>6}  {row.order:<9}  {row.side:<16}{1e3 * row.seconds:>12.1f}{row.ratio:>9.2f}"
             f"{row.made:>21.2f}{row.kept_mb:>10.1f}"
         )
     return 0

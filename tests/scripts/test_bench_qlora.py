@@ -13,7 +13,9 @@ def test_a_quick_run(bench, capsys):
     qlora = bench("qlora")
     assert qlora.main(["--quick", "--order", "segments", "layers", "--budget", "0.5", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["side"] for row in rows] == [qlora.BASE, qlora.THEIRS, "no cache", "cache 0.5", "cache 1"] * 2
+    sides = [qlora.BASE, qlora.THEIRS, "no cache", "cache 0.5", "cache 1"]
+    sides += [qlora.BASE + qlora.FUSED, "cache 0.5 fused", "cache 1 fused"]
+    assert [row["side"] for row in rows] == sides * 2
     assert all(row["ratio"] == 1 for row in rows if row["side"] == qlora.BASE)
     assert all(row["made"] == 0 for row in rows if row["side"] == "cache 1")
     half = [row for row in rows if row["side"] == "cache 0.5"]
