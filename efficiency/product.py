@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import ReferenceType, ref
 
 import torch
@@ -56,6 +56,7 @@ class Terms:
         return sum(t.nbytes for t in (self.a, self.b, self.keep) if t is not None)
 
 
+@runtime_checkable
 class Stored(Protocol):
     """A layer that holds its weight in another form, such as 4 bits."""
 
