@@ -90,17 +90,15 @@ class Fused:
         p = _dropout(_part(self, "lora_dropout", adapter))
         samples = x.shape[0] if p and x.dim() > 2 and clock.masks == "sample" else 1
         counts = (clock.seed, clock.step, samples) if p else None
-        trained = (a.requires_grad, b.requires_grad)
-        key = (_stamp(a), _stamp(b), trained, clock.dtype or inner, self.scaling[adapter], p, counts)
+        key = (_stamp(a), _stamp(b), clock.dtype or inner, self.scaling[adapter], p, counts)
         known = clock.terms.get(self)
         if known is not None and known.key == key and known.of[0]() is a and known.of[1]() is b:  # noqa: SIM102
             if not known.spent or torch._C._current_graph_task_id() != -1:
-                return (*known.shared(a, b), known) if torch.is_grad_enabled() else (a, b, known)
+                return a, b, known
         made = self._new_terms(a, b, p, samples, clock.dtype or inner, key)
-        if not torch.is_grad_enabled():
-            return a, b, made
-        clock.terms[self] = made
-        return (*made.shared(a, b), made)
+        if torch.is_grad_enabled():
+            clock.terms[self] = made
+        return a, b, made
 
     def _new_terms(self: Any, a: Tensor, b: Tensor, p: float, samples: int, dtype: torch.dtype, key: Any) -> Terms:
         (adapter,) = self.active_adapters
