@@ -178,13 +178,13 @@ def test_what_cannot_be_trained_gets_a_note(gpu_training, tmp_path, monkeypatch)
 
     monkeypatch.setattr(sides, "turn", faulty)
     command = ["--out", str(tmp_path), "--rehearse", "--groups", "weights", "--only", "AdamW", "LOMO", "SGD"]
-    assert gpu_training.main([*command, "--rounds", "2", "--card", "0.0001"]) == 0
+    assert gpu_training.main([*command, "--rounds", "1", "--card", "0.0001"]) == 0
     plain, checkpointed = results(tmp_path)["cells"].values()
     assert plain["notes"]["AdamW"].startswith("does not fit: an estimate of 0.0")
     assert plain["notes"]["LOMO"].startswith("does not fit: RuntimeError")
     assert checkpointed["notes"]["LOMO"] == "KeyError: 'a fault'"
     for cell in (plain, checkpointed):
-        assert [set(here) for here in cell["rounds"]] == [{"SGD"}] * 2
+        assert [set(here) for here in cell["rounds"]] == [{"SGD"}]
 
 
 def test_a_side_that_others_leave_no_room_for_is_tried_alone(gpu_training, tmp_path, monkeypatch, capsys):
