@@ -66,19 +66,24 @@ def frozen(shape: Shape) -> Any:
 
 def adapted(model: Any, side: str, dropout: float, rank: int) -> Any:
     """A copy with adapters on all linear layers, run as ``side`` says."""
+    return inject(copy.deepcopy(model), side, dropout, rank)
+
+
+def inject(model: Any, side: str, dropout: float, rank: int) -> Any:
+    """``model`` itself with adapters on all linear layers, the same numbers for every side, run as ``side`` says."""
     from peft import LoraConfig, get_peft_model
 
     from efficiency.lora import fuse
 
     config = LoraConfig(r=rank, lora_dropout=dropout, target_modules="all-linear", modules_to_save=["cell"])
-    model = get_peft_model(copy.deepcopy(model), config, autocast_adapter_dtype=side != "PEFT bf16").train()
-    if side == "PEFT bf16":
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.data = parameter.data.bfloat16()
+    torch.manual_seed(1)
+    model = get_peft_model(model, config, autocast_adapter_dtype=side != "PEFT bf16").train()
+    maker = torch.Generator().manual_seed(2)  # on the CPU, whose numbers do not depend on the format
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.01)
+            parameter.data.copy_(0.01 * torch.randn(parameter.shape, generator=maker))
+        if "lora_" in name and side == "PEFT bf16":
+            parameter.data = parameter.data.bfloat16()
     if side.startswith("ours"):
         fuse(model, masks="shared" if side == "ours shared" else "sample")
     return model

@@ -97,7 +97,8 @@ def bits_in_place(model: nn.Module) -> nn.Module:
     def choose(_: str, module: nn.Module) -> nn.Module | None:
         if not isinstance(module, NF4Linear):
             return None
-        twin = Linear4bit(module.in_features, module.out_features, False, torch.bfloat16, quant_type="nf4")
+        shape = module.in_features, module.out_features
+        twin = Linear4bit(*shape, False, torch.bfloat16, quant_type="nf4", device="meta")
         twin.weight = module.weight
         return twin
 

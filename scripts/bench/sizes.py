@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rmt import pretrained
+from rmt.config import RMTConfig
 from rmt.errors import InputError
 from rmt.executors.precision import as_dtype
 from rmt.models import RMTForCausalLM, RMTForSequenceClassification
@@ -29,6 +30,7 @@ class Size:
         hidden, inner, layers, heads: of the transformer.
         vocab: tokens.
         heads_of_keys: where several heads share keys and values; None for one each.
+        tied: whether the words' embeddings are the head too, in training; the head has no part in reading.
         bert: an encoder with memory tokens, the paper's update; else a decoder of the LLaMA family with associative
             memory.
     """
@@ -39,6 +41,7 @@ class Size:
     heads: int
     vocab: int = 32_000
     heads_of_keys: int | None = None
+    tied: bool = True
     bert: bool = False
 
 
@@ -50,7 +53,7 @@ SIZES = {
     "llama-160m": Size(768, 3072, 12, 12),
     "llama-1b": Size(2048, 8192, 16, 32, **LLAMA3),
     "llama-3b": Size(3072, 8192, 28, 24, **LLAMA3),
-    "llama-8b": Size(4096, 14_336, 32, 32, **LLAMA3),
+    "llama-8b": Size(4096, 14_336, 32, 32, tied=False, **LLAMA3),
 }
 
 
@@ -86,9 +89,7 @@ def build(name: str, positions: int, device: str, dtype: str = "auto") -> Any:
         model = _encoder(size, positions, wanted) if size.bert else _decoder(size, positions, wanted, name, device)
         cell = model.cell.float()
         if not size.bert:
-            nn.init.normal_(cell.value, std=VALUES * size.hidden**-0.5)
-            nn.init.zeros_(cell.strength)
-            nn.init.constant_(cell.strength_bias, WEAK)
+            _fill(cell, size)
     model.eval().requires_grad_(False)
     attention(model, "eager" if device == "cpu" and wanted == torch.bfloat16 else "sdpa")
     return model
@@ -117,19 +118,9 @@ def _encoder(size: Size, positions: int, dtype: torch.dtype) -> Any:
 
 
 def _decoder(size: Size, positions: int, dtype: torch.dtype, name: str, device: str) -> Any:
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    inner = LlamaConfig(
-        vocab_size=size.vocab,
-        hidden_size=size.hidden,
-        intermediate_size=size.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads_of_keys or size.heads,
-        max_position_embeddings=max(8192, positions),
-        tie_word_embeddings=True,  # the head has no part in reading
-    )
-    backbone = AutoModelForCausalLM.from_config(inner, dtype=dtype)
+    backbone = AutoModelForCausalLM.from_config(llama(size, positions), dtype=dtype)
     return RMTForCausalLM.from_backbone(
         backbone,
         num_memory_tokens=memory_tokens(name, device),
@@ -137,6 +128,59 @@ def _decoder(size: Size, positions: int, dtype: torch.dtype, name: str, device: 
         associative_key_size=16 if name == "tiny" else 64,
         associative_normalize=True,
     )
+
+
+def llama(size: Size, positions: int, tied: bool = True) -> Any:
+    """The configuration of a decoder."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=size.vocab,
+        hidden_size=size.hidden,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads_of_keys or size.heads,
+        max_position_embeddings=max(8192, positions),
+        tie_word_embeddings=tied,
+    )
+
+
+def _fill(cell: Any, size: Size) -> None:
+    """Something to store in an associative memory, which a fresh one has not; see :func:`build`."""
+    nn.init.normal_(cell.value, std=VALUES * size.hidden**-0.5)
+    nn.init.zeros_(cell.strength)
+    nn.init.constant_(cell.strength_bias, WEAK)
+
+
+def for_training(name: str, memory: str, segment: int, tokens: int, device: str) -> Any:
+    """A decoder of ours in bfloat16 that is to be trained, with random weights, built in place.
+
+    Args:
+        name: of a decoder of :data:`SIZES`.
+        memory: ``tokens`` or ``associative``.
+        segment: tokens of one.
+        tokens: memory tokens.
+        device: type of it; ``meta`` for shapes without weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    size = SIZES[name]
+    config = llama(size, segment, size.tied)
+    fields: dict[str, Any] = {"segment_size": segment, "num_memory_tokens": tokens, "memory": memory}
+    if memory == "associative":
+        fields |= {"associative_key_size": 16 if name == "tiny" else 64, "associative_normalize": True}
+    torch.manual_seed(0)
+    with pretrained.quiet(), torch.device(device):
+        if device == "meta":  # where there are no words for memory tokens to be like
+            model: Any = RMTForCausalLM(RMTConfig(backbone_config=config, **fields))
+            model.backbone.to(torch.bfloat16)
+        else:
+            backbone = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model = RMTForCausalLM.from_backbone(backbone, **fields)
+        if memory == "associative":
+            _fill(model.cell, size)
+    return model.train()
 
 
 def weights(config: Any) -> int:
