@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # pytest: two workers, one thread each. `make test JOBS=8` on a bigger machine.
 JOBS   ?= 2
-# Extra arguments, as in `make demo ARGS="--lengths 4k,64k --documents 4,2"` or `make test ARGS="tests/rmt -k memory"`.
+# Extra arguments, as in `make demo ARGS="--lengths 4k,64k"` or `make test ARGS="tests/rmt -k memory"`.
 ARGS   ?=
 
 .DEFAULT_GOAL := help

@@ -53,7 +53,9 @@ def _cluster_note(cells: Sequence[Cell]) -> list[str]:
     shared = [cell for cell in cells if cell.control == MEMORY and cell.documents < cell.n]
     if not shared:
         return []
-    said = [f"  {cell.task}, {cell.length:,} tokens: {cell.n} of {cell.documents} documents" for cell in shared]
+    said = [
+        f"  {cell.task}, {cell.length:,} tokens: {cell.n} questions to {cell.documents} documents" for cell in shared
+    ]
     return ["Questions that share a document make an interval somewhat too narrow:", *said]
 
 

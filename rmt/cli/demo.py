@@ -23,7 +23,7 @@ TASKS = ("memorize", "detect", "detect", "detect", "reasoning")
 
 def demo(
     lengths: Annotated[str, typer.Option(help="Tokens of the documents.")] = "4k,64k,1M",
-    documents: Annotated[str, typer.Option(help="Documents of each length.")] = "16,4,2",
+    documents: Annotated[str, typer.Option(help="Documents of each length, as 16,4,2; fewer of long ones.")] = "",
     text: Annotated[str, typer.Option(help="Text to hide facts in; anything `rmt read` takes.")] = "installed:",
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for the memory, the table and the plot.")] = Path("out/demo"),
@@ -45,7 +45,8 @@ def demo(
     from rmt.cli.evaluate import bad_input, bar, parse_lengths, write
 
     sizes = parse_lengths(lengths)
-    counts = parse_counts(documents, len(sizes))
+    counts = parse_counts(documents, len(sizes)) if documents else [usual_count(size) for size in sizes]
+    documents = ",".join(map(str, counts))
     sizes, counts = (list(part) for part in zip(*sorted(zip(sizes, counts, strict=True)), strict=True))
     with bad_input():
         out.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,11 @@ def demo(
     typer.echo(f'  {command()} ask {out}/document.memory --model {model} "{made[-1][-1].questions[0].text}"')
     typer.echo(f"The plot: {picture}")
     (out / "text.tokens").unlink(missing_ok=True)
+
+
+def usual_count(length: int) -> int:
+    """How many documents of so many tokens are read where nobody says."""
+    return 16 if length < 20_000 else 4 if length < 200_000 else 2
 
 
 def parse_counts(text: str, lengths: int) -> list[int]:

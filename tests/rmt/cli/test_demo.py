@@ -32,3 +32,9 @@ def test_counts_must_match_lengths(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--lengths", "1k,2k", "--documents", "1", "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "--documents" in result.stderr
+
+
+def test_fewer_documents_of_long_texts_where_nobody_says():
+    from rmt.cli.demo import usual_count
+
+    assert [usual_count(size) for size in (4_000, 64_000, 1_000_000)] == [16, 4, 2]
