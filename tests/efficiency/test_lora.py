@@ -268,3 +268,35 @@ def test_bad_input():
     with pytest.raises(InputError, match=r"expected a fused model, got PeftModel; call fuse"):
         next_step(adapted())
     assert not any(isinstance(layer, FusedLinear) for _, layer in layers(adapted()))
+
+
+def test_adapters_are_cast_once_a_step(monkeypatch):
+    from efficiency.product import Terms
+
+    made: list[int] = []
+    monkeypatch.setattr(Terms, "made", classmethod(lambda cls, *a, _of=Terms.made, **k: made.append(1) or _of(*a, **k)))
+    model = adapted()
+    fuse(model)
+    for _ in range(2):
+        made.clear()
+        step_of(model, segments(4))
+        assert len(made) == 2  # layers, not calls
+
+
+def test_another_weight_at_the_same_address_is_another_weight():
+    model = adapted()
+    fuse(model)
+    given = segments()
+    loss = model(given)  # no backward: what was made of the adapters would do for the next forward
+    table = model.base_model.model.up.lora_A
+    old = table["default"].weight
+    table["default"].weight = torch.nn.Parameter(old.data)
+    new = table["default"].weight
+    with torch.no_grad():
+        while new._version < old._version:
+            new.add_(0.0)
+    assert (new.data_ptr(), new._version) == (old.data_ptr(), old._version)
+    model(given).backward()
+    assert new.grad is not None
+    assert old.grad is None
+    assert torch.isfinite(loss)
