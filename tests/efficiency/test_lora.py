@@ -287,16 +287,15 @@ def test_another_weight_at_the_same_address_is_another_weight():
     model = adapted()
     fuse(model)
     given = segments()
-    loss = model(given)  # no backward: what was made of the adapters would do for the next forward
+    model(given)  # no backward: what was made of the adapters would do for the next forward
     table = model.base_model.model.up.lora_A
     old = table["default"].weight
-    table["default"].weight = torch.nn.Parameter(old.data)
-    new = table["default"].weight
+    new = table["default"].weight = torch.nn.Parameter(old.data)
     with torch.no_grad():
         while new._version < old._version:
             new.add_(0.0)
+    new.data.mul_(2.0)  # which no version counter tells
     assert (new.data_ptr(), new._version) == (old.data_ptr(), old._version)
-    model(given).backward()
-    assert new.grad is not None
-    assert old.grad is None
-    assert torch.isfinite(loss)
+    ours = model(given)
+    unfuse(model)
+    assert torch.allclose(ours, model(given))
