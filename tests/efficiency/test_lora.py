@@ -288,7 +288,7 @@ def test_another_weight_at_the_same_address_is_another_weight():
     fuse(model)
     given = segments()
     model(given)  # no backward: what was made of the adapters would do for the next forward
-    table = model.base_model.model.up.lora_A
+    table = model.base_model.model.up.lora_B
     old = table["default"].weight
     new = table["default"].weight = torch.nn.Parameter(old.data)
     with torch.no_grad():
