@@ -96,6 +96,30 @@ def test_quantised_again():
     assert torch.allclose(layers["model.layers.0.mlp.down_proj"].dequantised(), untouched, rtol=0.02, atol=1e-3)
 
 
+def test_quantised_again_as_it_was_and_says_so():
+    trained = adapted(quantize_model(whole(), compute_dtype=None, double=False, block=128))
+    got = merge(trained, "nf4", requantize=True).model
+    states = [layer.weight.quant_state for _, layer in nf4_layers(got)]
+    assert {(state.blocksize, state.nested) for state in states} == {(128, False)}
+    assert got.config.quantization_config.load_in_4bit
+    assert not hasattr(merge(quantised(), "nf4").model.config, "quantization_config")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a bias below", "none below"])
+def test_biases_of_adapters_are_scaled(own):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64, bias=own))
+    base = quantize_model(net, compute_dtype=None)
+    trained = get_peft_model(base, LoraConfig(r=2, lora_alpha=6, lora_bias=True, target_modules=["0"])).eval()
+    for name, parameter in trained.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        wanted = trained(x)
+        assert torch.allclose(merge(trained, "nf4").model(x), wanted, atol=1e-5)
+
+
 def test_a_small_adapter_is_all_that_is_added():
     """Error of the merge into 16 bits is that of quantisation, whatever the adapter."""
     trained = quantised(init_lora_weights=True)
