@@ -78,6 +78,7 @@ class Stage:
         spread: at most one fact a segment, as in a long text; else anywhere, cut by borders too.
         cut: with ``spread``, the share of facts that a border between segments cuts in two.
         lead: at most so many segments of background to be read without gradient before the document.
+        opens: share of documents that a fact opens, where one stands in the first segment.
     """
 
     segments: int = 1
@@ -89,6 +90,7 @@ class Stage:
     spread: bool = False
     cut: float = 0.0
     lead: int = 0
+    opens: float = 0.0
 
 
 def one_relation(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[tuple[str, int, str], ...]]:
@@ -248,7 +250,11 @@ class MemoryTraining:
         start = int(rng.integers(len(background) - length + 1))
         if rng.random() < self.hard and len(hot := self.tempting[which]):
             start = int(np.clip(int(rng.choice(hot)) - rng.integers(length), 0, len(background) - length))
-        inserts = spread(rng, stage, fitting) if stage.spread else maker.place(rng, fitting)
+        opens = bool(stage.opens) and rng.random() < stage.opens
+        if stage.spread:
+            inserts = spread(rng, stage, fitting, opens)
+        else:
+            inserts = maker.place(rng, [(*p[:3], opens and n == 0) for n, p in enumerate(fitting)])
         return Document(length, inserts, tuple(questions), background, start, index)
 
 
@@ -263,9 +269,12 @@ def positions(text: Tokens, ids: Sequence[int]) -> np.ndarray:
 
 
 def spread(
-    rng: np.random.Generator, stage: Stage, facts: Sequence[tuple[str, np.ndarray, bool, bool]]
+    rng: np.random.Generator, stage: Stage, facts: Sequence[tuple[str, np.ndarray, bool, bool]], opens: bool = False
 ) -> tuple[Insert, ...]:
-    """Put each fact (text, tokens, keep, unused) into a segment of its own; what finds none is left out."""
+    """Put each fact (text, tokens, keep, unused) into a segment of its own; what finds none is left out.
+
+    Where it ``opens``, what stands in the first segment stands at its first token.
+    """
     size = stage.segment_size
     homes = rng.permutation(stage.segments)
     inserts: list[Insert] = []
@@ -274,7 +283,9 @@ def spread(
         if keep and len(ids) > size:
             raise ValueError(f"segment_size: expected room for a fact of {len(ids)} tokens, got {size}")
         first, border = max(free, int(home) * size), (int(home) + 1) * size
-        if 2 * len(ids) <= size and home + 1 < stage.segments and rng.random() < stage.cut:
+        if opens and home == 0:
+            offset = 0
+        elif 2 * len(ids) <= size and home + 1 < stage.segments and rng.random() < stage.cut:
             offset = border - int(rng.integers(1, len(ids)))
         elif first <= border - len(ids):
             offset = int(rng.integers(first, border - len(ids) + 1))

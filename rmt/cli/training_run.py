@@ -65,7 +65,8 @@ class DataSettings:
 @dataclass(frozen=True)
 class CurriculumSettings:
     """Stages are SEGMENTSxSIZE:pPEOPLE:rROOMS:nNEAR_FACTS:fRELATIONS:lLEAD, LEAD segments at most read before;
-    with :s where facts are spread and :cCUT for the share of these that a border cuts."""
+    with :s where facts are spread, :cCUT for the share of these that a border cuts and :oOPENS for the share of
+    documents that a fact opens."""
 
     stages: tuple[str, ...] = (
         "3x16:p3:r0:n0.3:s",
@@ -110,7 +111,7 @@ class Settings:
 
 
 KEYS = ("Mary", "John", "Daniel", "Sandra", "Fred", "Jeff", "Bill", "Julie", "north", "south", "east", "west")
-STAGE = re.compile(r"(\d+)x(\d+)((?::[pfl]\d+|:[rnc]\d+(?:\.\d+)?|:s)*)")
+STAGE = re.compile(r"(\d+)x(\d+)((?::[pfl]\d+|:[rnco]\d+(?:\.\d+)?|:s)*)")
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
 
@@ -132,6 +133,7 @@ def stage(text: str) -> Any:
         spread="s" in parts,
         cut=float(parts.get("c", 0.0)),
         lead=int(parts.get("l", 0)),
+        opens=float(parts.get("o", 0.0)),
     )
 
 

@@ -295,3 +295,14 @@ def test_a_later_fact_does_not_concern_what_an_earlier_one_filed(tokens: Any) ->
         else:
             assert opened[1] == concerned(second.text)
     assert 5 < seen < 55
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["spread", "anywhere"])
+def test_a_fact_opens_a_share_of_the_documents(tokens: Any, apart: bool) -> None:
+    def share(opens: float) -> float:
+        stage = Stage(4, 32, people=4, rooms=0.0, near_facts=0.0, spread=apart, opens=opens)
+        documents = [training(tokens).document(n, stage) for n in range(200)]
+        return sum(d.inserts[0].offset == 0 for d in documents) / len(documents)
+
+    assert share(0.0) < 0.2
+    assert share(1.0) > (0.5 if apart else 0.99)  # spread: where the first segment has a fact
