@@ -343,7 +343,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
         args=arguments(settings, output),
         optimizers=(optimizer_of(model, settings.optim), None),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
+    trainer.go_on(last_checkpoint(output) if resume else None)
     save(trainer.model, tokenizer, output / "model")
     return output / "model"
 

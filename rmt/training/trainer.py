@@ -69,6 +69,16 @@ class CurriculumTrainer(Trainer):
         self.accuracy = accuracy
         self.add_callback(KeepCurriculum(batches))
 
+    def go_on(self, checkpoint: str | None) -> None:
+        """Train to the last step, from a checkpoint where there is one.
+
+        One that stands at the last step is loaded and that is all: ``train`` would take a step more.
+        """
+        if checkpoint is not None and int(checkpoint.rpartition("-")[2]) >= self.args.max_steps > 0:
+            self._load_from_checkpoint(checkpoint)
+        else:
+            self.train(resume_from_checkpoint=checkpoint)
+
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Batches as they come, already collated."""
         return DataLoader(self.batches, batch_size=None)
