@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -162,8 +163,14 @@ def quantize_model(
         the same model.
 
     Raises:
-        InputError: bitsandbytes is missing, no layer is left to quantise, or one cannot be.
+        InputError: bitsandbytes is missing, PEFT has injected adapters already, no layer is left to quantise, or one
+            cannot be.
     """
+    if adapter := next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None):
+        raise InputError(
+            f"quantize_model: expected a model before adapters, got one with some at {adapter}, whose weights would be "
+            "frozen in 4 bits too; quantise first, then call peft.get_peft_model"
+        )
     owners: dict[int, set[int]] = {}
     for module in model.modules():
         for parameter in module._parameters.values():
