@@ -67,6 +67,8 @@ class NF4Linear(Linear4bit):
         """The weight in ``dtype`` (that of the product where None), from the cache where there is one. Read only."""
         return _read(self.weight, dtype or self.compute_dtype or state_of(self.weight).dtype, self.cache)
 
+    # Compiled code would hold each weight of each layer to be one it knows, and compile anew for the next.
+    @torch.compiler.disable
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """The product, in the format of ``x``, or of autocast where that is on."""
         wanted, dtype = x.dtype, self.compute_dtype or x.dtype
