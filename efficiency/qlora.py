@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,6 +67,8 @@ class NF4Linear(Linear4bit):
         """The weight in ``dtype`` (that of the product where None), from the cache where there is one. Read only."""
         return _read(self.weight, dtype or self.compute_dtype or state_of(self.weight).dtype, self.cache)
 
+    # Compiled code would hold each weight of each layer to be one it knows, and compile anew for the next.
+    @torch.compiler.disable
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """The product, in the format of ``x``, or of autocast where that is on."""
         wanted, dtype = x.dtype, self.compute_dtype or x.dtype
@@ -162,8 +165,14 @@ def quantize_model(
         the same model.
 
     Raises:
-        InputError: bitsandbytes is missing, no layer is left to quantise, or one cannot be.
+        InputError: bitsandbytes is missing, PEFT has injected adapters already, no layer is left to quantise, or one
+            cannot be.
     """
+    if adapter := next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None):
+        raise InputError(
+            f"quantize_model: expected a model before adapters, got one with some at {adapter}, whose weights would be "
+            "frozen in 4 bits too; quantise first, then call peft.get_peft_model"
+        )
     owners: dict[int, set[int]] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

@@ -210,6 +210,11 @@ def without_init(root: Path) -> list[str]:
     return sorted(str(f.relative_to(root)) for f in folders if not (f / "__init__.py").is_file())
 
 
+def hiding(root: Path) -> list[str]:
+    """Folders of tests that pytest would import under the name of a package, which then comes from elsewhere."""
+    return [package for package in PACKAGES if (root / "tests" / package / "__init__.py").exists()]
+
+
 PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 
@@ -232,6 +237,7 @@ def test_files_are_short_and_folders_are_packages():
     assert python_files(ROOT)
     assert too_long(ROOT) == []
     assert without_init(ROOT) == []
+    assert hiding(ROOT) == []
 
 
 def test_nothing_unpickles():
@@ -246,6 +252,10 @@ def test_file_checks_can_fail(tmp_path):
     (tmp_path / "rmt" / "deep" / "a.py").write_text("x = 1\n" * MAX_LINES)
     assert too_long(tmp_path) == ["rmt/__init__.py"]
     assert without_init(tmp_path) == ["rmt/deep"]
+    (tmp_path / "tests" / "rmt").mkdir(parents=True)
+    assert hiding(tmp_path) == []
+    (tmp_path / "tests" / "rmt" / "__init__.py").touch()
+    assert hiding(tmp_path) == ["rmt"]
     bad = "import pickle\nfrom dill import load\ntorch.load(f)\nnp.load(f, allow_pickle=True)\nother.load(f)\n"
     assert sorted(unpickling(bad)) == ["dill", "np.load(allow_pickle)", "pickle", "torch.load"]
 

@@ -352,6 +352,14 @@ def test_copies_and_bad_state_dicts():
         functional_call(model.up, {"weight": torch.zeros(1024, 1, dtype=torch.uint8)}, (torch.zeros(32),))
 
 
+def test_adapters_come_after_quantising():
+    """Else they would be quantised as any layer, and not train."""
+    model = adapted(Recurrent())
+    with pytest.raises(InputError, match=r"before adapters, got one with some at base_model.model.up.*quantise first"):
+        quantize_model(model, **ALL)
+    assert not any(True for _ in nf4_layers(model))
+
+
 def test_bad_models():
     with pytest.raises(InputError, match="got none in Sequential"):
         quantize_model(nn.Sequential(nn.ReLU()))

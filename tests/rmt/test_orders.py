@@ -174,6 +174,32 @@ def test_layers_set_up_otherwise_or_with_hooks_are_not_stacked():
     assert "hooks" in stack.unlike(list(model.core.layers))
 
 
+class Packed(nn.Parameter):
+    """Stands for a weight that holds more than its numbers."""
+
+
+@pytest.mark.parametrize("recurrence", ["plain", "checkpointed"])
+def test_weights_of_a_kind_of_their_own_are_not_stacked(recurrence):
+    """As views of a stack they would be bare numbers; 4-bit weights could not be read any more."""
+    model = made(causal, "wavefront", recurrence=recurrence)
+    for layer in model.core.layers:
+        layer.mlp.up_proj.weight = Packed(layer.mlp.up_proj.weight.detach())
+    assert "of a kind of their own (Packed)" in stack.unlike(list(model.core.layers))
+    with pytest.raises(InputError, match=r"Packed.* run them one by one"):
+        stack.Stack(list(model.core.layers))
+    ids = content(2, 16)
+    loss = model.train()(ids, labels=ids).loss
+    loss.backward()
+    found = gradients(model) | {"loss": loss.detach()}
+    model.zero_grad()
+    model.config.order = "segments"
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    for name, tensor in (gradients(model) | {"loss": loss.detach()}).items():
+        assert torch.allclose(found[name], tensor, atol=1e-5), name
+    assert all(type(layer.mlp.up_proj.weight) is Packed for layer in model.core.layers)
+
+
 @pytest.mark.parametrize("order", ["segments", "layers", "wavefront"])
 def test_adapters_in_every_order(order):
     """PEFT wraps the cell, and gives layers scales of their own: all orders see both."""
