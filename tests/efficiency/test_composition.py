@@ -84,7 +84,7 @@ def compare_reach(way: str, ours: Side, theirs: Side, close: float, depth: int |
 
 def check_way(way: str, ours: Side) -> None:
     """What makes the way cheap is on, not fallen back from."""
-    if way == "lora":
+    if way in ADAPTED:
         assert len(list(layers(ours.model))) >= 6
         assert not unfused(ours.model)
     if way in FREEING:
