@@ -6,11 +6,14 @@ Two ways a parameter's gradient comes:
   backward goes on. The smallest parameters, a 64th of all, wait for ``step``. Exact at any time, but it saves memory
   only where each layer's backward is finished before the next one's starts (one segment; layer by layer). Under
   recurrence segment by segment nothing is complete before the first segment's backward, so autograd's sums of all
-  parameters are alive at a time.
+  parameters are alive at a time. Reentrant checkpoints, which run a backward of their own each, are refused: a weight
+  would be updated once in each (:mod:`efficiency.lomo.reentrant`).
 - *deferred*: linear layers and embeddings keep the factors of their weight gradients
   (:mod:`efficiency.lomo.stash`), and ``step`` forms one at a time, applies it and frees it. All weights stay as they
   are until ``step``, so micro-batches add up, the global norm is known before the first update, and a step with an
-  overflow can be dropped whole.
+  overflow can be dropped whole. For the same reason checkpoints of either kind are exact: a reentrant one only spreads
+  one backward over several, whose factors add up as those of micro-batches do, and each is computed with the weights
+  of the forward pass. What a checkpoint runs without gradient before it runs it again keeps nothing.
 
 The exact global norm, without a second backward: ``step`` forms each weight's gradient once for its norm and, after the
 last, once more for the update. That costs a weight product a layer more, about a sixth of a training step's
@@ -190,8 +193,9 @@ class GradientFreeing(torch.optim.Optimizer):
             )
         if again:
             raise InputError(
-                "expected one backward before step(), got a second: its gradients would be those of weights that the "
-                "first has changed already; call step() after each, or pass defer=model, which adds micro-batches up"
+                "expected one backward before step(), got a second (or a reentrant checkpoint): its gradients would be "
+                "those of weights that the first has changed already; call step() after each, or pass defer=model, "
+                "which adds them up"
             )
         self._updated |= ids
         self._update_dense([p for p in params if p.grad is not None], 1.0)
