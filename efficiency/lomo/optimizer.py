@@ -37,11 +37,12 @@ from efficiency.lomo import defer as deferral
 from efficiency.lomo import reentrant
 from efficiency.lomo.scale import LossScale
 from efficiency.lomo.stash import Gradient, Stash
+from efficiency.lomo.watch import Watch, check_alone, strided
 
 # A gradient is formed and applied in pieces of this share of all parameters, or of this many bytes if that is more.
 PIECE_SHARE, PIECE_LEAST = 1 / 64, 1 << 16
-# So many of the smallest gradients that are left to ``step`` are compared there with what backward left, those of no
-# more than this share of all parameters.
+# So many of the smallest gradients that are left to ``step`` are compared there with copies of what backward left: the
+# smallest always, others where they have no more than this share of all parameters.
 WATCHED, WATCHED_SHARE = 8, 0.01
 
 Found = tuple[Tensor, dict[str, Any], Gradient]
@@ -86,6 +87,7 @@ class GradientFreeing(torch.optim.Optimizer):
                 raise InputError(f"expected {name} of at least 0, got {defaults[name]}; use a positive number")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"expected clip_norm above 0, got {clip_norm}; use None for no clipping")
+        check_alone()
         self.early = defer is None if early is None else early
         for name, value in (("clip_norm", clip_norm), ("loss_scale", loss_scale)):
             if self.early and value is not None:
@@ -100,7 +102,7 @@ class GradientFreeing(torch.optim.Optimizer):
         self._root = defer
         self._index: dict[int, int] = {}  # id of a parameter: its group
         self._stashes: dict[int, Stash] = {}
-        self._seen: dict[int, Tensor] = {}  # copies of watched gradients as backward left them
+        self._watch = Watch()
         self._queue: list[Tensor] = []
         self._queued = [0]  # bytes
         self._updated: set[int] = set()
@@ -136,8 +138,10 @@ class GradientFreeing(torch.optim.Optimizer):
         sizes = accumulate(p.nbytes for p in rest)
         # A hook costs the same for a small parameter as for a large one, so the smallest, a piece in all, have none.
         late = sum(size <= self._most for size in sizes) if self.early else len(rest)
-        for p in [p for p in rest[:late] if p.nbytes <= WATCHED_SHARE * total][:WATCHED]:
-            self._handles.append(p.register_post_accumulate_grad_hook(watching_hook(self._seen)))
+        for n, p in enumerate(rest[:late]):
+            copy = n == 0 or (n < WATCHED and p.nbytes <= WATCHED_SHARE * total)
+            if copy or not self.early:
+                self._handles.append(p.register_post_accumulate_grad_hook(self._watch.hook(copy)))
         for p in rest[late:]:
             self._handles.append(p.register_post_accumulate_grad_hook(early_hook(self, p.nbytes)))
 
@@ -220,16 +224,18 @@ class GradientFreeing(torch.optim.Optimizer):
             what ``closure`` returns, if given: it runs forward and backward first.
 
         Raises:
-            InputError: gradients that were changed, or a loss that was not scaled; no deferred weight is changed then.
+            InputError: gradients that were changed or dropped by somebody else, or a loss that was not scaled; no
+                deferred weight is changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_alone()
+        self._watch.check(self._params())
         if self._queue:
             self.flush()
         self._updated.clear()
-        self._check_untouched()
         factor = self._factor()
         if factor is not None:
             for p, group, gradient in self._deferred():
@@ -271,22 +277,10 @@ class GradientFreeing(torch.optim.Optimizer):
         clip = 1.0 if self.clip_norm is None else min(1.0, self.clip_norm / (norm + 1e-6))
         return clip / scale
 
-    def _check_untouched(self) -> None:
-        for p in self._params():
-            seen = self._seen.get(id(p))
-            if seen is not None and p.grad is not None and not torch.equal(seen, p.grad):
-                if bool(torch.isnan(seen).any()):
-                    continue
-                raise InputError(
-                    "expected the gradients that backward left, got some that were changed since (clip_grad_norm_, a "
-                    "GradScaler?): most are not in .grad here; use clip_norm= and loss_scale= of this optimizer, and "
-                    "max_grad_norm=0 in TrainingArguments"
-                )
-
     def _forget(self) -> None:
         for stash in self._stashes.values():
             stash.clear()
-        self._seen.clear()
+        self._watch.clear()
         self._queue.clear()
         self._queued[0] = 0
         self._updated.clear()
@@ -349,28 +343,12 @@ def early_hook(optimizer: GradientFreeing, size: int) -> Callable[[Tensor], None
     return hook
 
 
-def watching_hook(seen: dict[int, Tensor]) -> Callable[[Tensor], None]:
-    """Copies a gradient as backward leaves it."""
-
-    def hook(param: Tensor) -> None:
-        if param.grad is not None:
-            seen[id(param)] = strided(param.grad).clone()
-
-    return hook
-
-
 def release(handles: list[Any], modules: list[deferral.Layer]) -> None:
     """Take hooks away, and give modules their own class back."""
     while handles:
         handles.pop().remove()
     while modules:
         deferral.undefer(modules.pop())
-
-
-def strided(grad: Tensor | None) -> Tensor:
-    """A gradient in full."""
-    assert grad is not None
-    return grad if grad.layout == torch.strided else grad.to_dense()
 
 
 def square(grad: Tensor) -> Tensor:
