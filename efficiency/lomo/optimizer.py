@@ -132,7 +132,7 @@ class GradientFreeing(torch.optim.Optimizer):
         new = [p for p in params if id(p) not in self._index and p.requires_grad]
         self._index = {id(p): n for n, group in enumerate(self.param_groups) for p in group["params"]}
         total = sum(p.nbytes for p in params)
-        self._most = self._piece_bytes or max(PIECE_LEAST, int(total * PIECE_SHARE))
+        self._most = self._piece_bytes or piece_of(total)
         self._defer(new)
         rest = sorted((p for p in new if id(p) not in self._stashes), key=Tensor.numel)
         sizes = accumulate(p.nbytes for p in rest)
@@ -266,7 +266,9 @@ class GradientFreeing(torch.optim.Optimizer):
             return 1.0
         squares = [square(p.grad) for p in self._params() if p.grad is not None and id(p) not in self._stashes]
         for _, _, gradient in self._deferred():
-            squares += [square(part) for _, part in gradient.pieces(self._most)]
+            for _, part in gradient.pieces(self._most):
+                squares.append(square(part))
+                del part
         scale = 1.0 if self.loss_scale is None else self.loss_scale.used()
         norm = math.sqrt(float(sum(squares))) / scale if squares else 0.0
         self.last_norm = norm
@@ -295,6 +297,13 @@ class GradientFreeing(torch.optim.Optimizer):
     def held(self) -> int:
         """Bytes of factors that deferred layers keep now, each counted for each weight that keeps it."""
         return sum(stash.held for stash in self._stashes.values())
+
+    def kept(self, param: Tensor) -> int:
+        """Bytes of a deferred gradient now: factors, or the buffer in their place."""
+        stash = self._stashes.get(id(param))
+        if stash is None:
+            return 0
+        return stash.held + (0 if stash.buffer is None else stash.buffer.nbytes)
 
     # State ---------------------------------------------------------------------------------------------------------
 
@@ -325,6 +334,15 @@ class GradientFreeing(torch.optim.Optimizer):
     @abstractmethod
     def update_many(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any], factor: float) -> None:
         """The same for several of a group, whose gradients are there in full and may be changed."""
+
+
+def piece_of(total: int) -> int:
+    """Bytes of a piece of a gradient where nothing else is asked for.
+
+    Args:
+        total: bytes of all parameters.
+    """
+    return max(PIECE_LEAST, int(total * PIECE_SHARE))
 
 
 def early_hook(optimizer: GradientFreeing, size: int) -> Callable[[Tensor], None]:

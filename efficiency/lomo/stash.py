@@ -139,14 +139,21 @@ class Gradient:
         """Rows and their gradient, in order, each made when it is asked for; a single piece is made once and kept.
 
         Args:
-            most: bytes of a piece in the weight's dtype, if a row takes no more. What is there in full, or has fewer
-                than two dimensions, is one piece.
+            most: bytes of a piece in the weight's dtype, if a row takes no more. What has not two dimensions is one
+                piece.
         """
-        if self.dense is not None:
+        if self.weight.dim() != 2:
+            assert self.dense is not None
             yield ..., self.dense
             return
-        rows, columns = self.weight.shape
-        step = max(1, most // max(1, columns * self.weight.element_size()))
+        rows = len(self.weight)
+        step = max(1, most // max(1, self.weight[:1].nbytes))
+        if self.dense is not None:
+            # So that what is computed from a piece is no larger than one.
+            for start in range(0, rows, step):
+                at = slice(start, min(rows, start + step))
+                yield at, self.dense[at]
+            return
         if step >= rows:
             self.dense = self._rows(slice(0, rows))
             self.linear = self.looked_up = None

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from efficiency.lomo.size import counted, gradients_of
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,6 +47,28 @@ def test_memory_at_four_segments(bench):
     by_layer = {kind: subject(f"{kind}, by layer", shape, 8).peak(4) for kind in ("plain", "hooks")}
     assert by_layer["plain"] > 1.0
     assert by_layer["hooks"] <= 0.40
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "segments"),
+    [
+        ("hooks", "early", 1),
+        ("hooks", "early", 4),
+        ("hooks, by layer", "layers", 4),
+        ("deferred", "deferred", 1),
+        ("deferred", "deferred", 4),
+        ("deferred", "deferred", 8),
+    ],
+)
+def test_the_estimate_of_gradients_is_their_peak(bench, kind, way, segments):
+    """From 10 % under it, since that counts whatever has a parameter's shape, to 30 % above: what can come together
+    need not."""
+    shape = {"num_hidden_layers": 4, "hidden_size": 256, "intermediate_size": 768, "vocab_size": 500}
+    subject = bench("lomo").Subject(kind, shape, 8)
+    with counted(subject.model) as factors:
+        subject.loss(1)
+    expected = sum(size for _, size in gradients_of(subject.model, "lomo", way, factors, segments))
+    assert 0.9 < expected / subject.bytes / subject.peak(segments) < 1.3
 
 
 @pytest.mark.slow
