@@ -57,10 +57,13 @@ class Lomo(GradientFreeing):
         )
 
     def update(self, param: Tensor, group: dict[str, Any], gradient: Gradient, factor: float) -> None:
-        """See the class. Piece by piece: no two pieces are alive at a time."""
+        """See the class. Within the product that makes the gradient; else piece by piece, no two alive at a time."""
         lr = float(group["lr"])
+        keep = 1.0 - lr * group["weight_decay"]
+        if gradient.add_to(param, alpha=-lr * factor, beta=keep):
+            return
         if group["weight_decay"]:
-            param.mul_(1.0 - lr * group["weight_decay"])
+            param.mul_(keep)
         for at, part in gradient.pieces(self._most):
             param[at].add_(part, alpha=-lr * factor)
             del part  # not alive while the next is made

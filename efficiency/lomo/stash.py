@@ -135,6 +135,18 @@ class Gradient:
     ) -> None:
         self.weight, self.dense, self.linear, self.looked_up = weight, dense, linear, looked_up
 
+    def add_to(self, param: Float[Tensor, "*shape"], alpha: float, beta: float) -> bool:
+        """``param ← beta param + alpha gradient`` without forming the gradient, if it is a product in the same dtype.
+
+        Returns:
+            whether it was; otherwise nothing is changed.
+        """
+        if self.linear is None or self.looked_up is not None or self.linear[0].dtype != param.dtype:
+            return False
+        x, dy = self.linear
+        param.addmm_(dy.t(), x, alpha=alpha, beta=beta)
+        return True
+
     def pieces(self, most: int) -> Iterator[tuple[Rows, Tensor]]:
         """Rows and their gradient, in order, each made when it is asked for; a single piece is made once and kept.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from efficiency.errors import InputError
 from efficiency.lomo import AdaLomo, Lomo
-from efficiency.lomo.stash import Stash
+from efficiency.lomo.stash import Gradient, Stash
 from tests.efficiency.lomo_kit import gap, rmt_loss, rmt_model, trained
 
 LR = 0.05
@@ -189,3 +189,19 @@ def test_factors_are_kept_only_while_they_are_smaller_than_the_weight():
     assert [at for at, _ in pieces] == [slice(n, n + 1) for n in range(6)]
     got = torch.cat([part for _, part in pieces])
     assert torch.allclose(got, sum(dy[n, 0].t() @ x[n, 0] for n in range(3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_product_is_added_without_being_formed(dtype):
+    x, dy, weight = (torch.randn(*shape).to(dtype) for shape in ((5, 4), (5, 6), (6, 4)))
+    param = weight.clone()
+    assert Gradient(param, linear=(x, dy)).add_to(param, alpha=-0.5, beta=0.9)
+    expected = 0.9 * weight.double() - 0.5 * dy.double().t() @ x.double()
+    # In half precision rounded once: to 8 bits, of numbers up to about 4.
+    assert torch.allclose(param.double(), expected, atol=1e-12 if dtype == torch.float64 else 0.02)
+    before = param.clone()
+    ids = torch.arange(5)
+    for others in ({"linear": (x.float(), dy.float())}, {"looked_up": (ids, x)}, {"dense": weight.clone()}):
+        assert not Gradient(param, **others).add_to(param, alpha=-0.5, beta=0.9)
+    assert not Gradient(param, linear=(x, dy), looked_up=(ids, x)).add_to(param, alpha=-0.5, beta=0.9)
+    assert torch.equal(param, before)

@@ -83,5 +83,8 @@ def test_a_quick_run():
     assert all(row["time"] > 0 and row["gradients"] > 0 for row in rows.values())
     assert rows["plain", 1]["time"] == rows["plain, by layer", 4]["time"] == 1
     assert rows["hooks", 1]["gradients"] < 0.3 < 1 < rows["hooks", 4]["gradients"]
-    assert result["hooks"]["parameters"] == 600
-    assert result["hooks"]["ratios"]["plain"] == 1
+    deep = {(row["kind"], row["tokens"]): row for row in result["deep"]}
+    assert {n for _, n in deep} == {16, 256}
+    assert all(row["seconds"] > 0 and 600 <= row["parameters"] < 610 for row in deep.values())
+    assert deep["backward", 16]["over"]["backward"] == deep["backward + SGD", 256]["over"]["backward + SGD"] == 1
+    assert {"hooks", "deferred"} <= {kind for kind, _ in deep}
