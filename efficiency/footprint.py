@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from efficiency.errors import InputError
+from efficiency.lomo.optimizer import GradientFreeing
+from efficiency.lomo.size import UPDATE, counted, gradients_of
 
 NF4_BITS = 4.127  # of a weight with double quantisation: 4 + 8/64 + 32/(64 * 256), arXiv 2305.14314, section 3
 # Bytes of an optimizer's state for a parameter, from its shape and the bytes of one of its numbers.
@@ -36,7 +38,7 @@ OPTIMIZERS: dict[str, Callable[[torch.Size, int], int]] = {
     "lomo": lambda shape, size: 0,
     "adalomo": lambda shape, size: 4 * (sum(shape) if len(shape) == 2 else shape.numel()),
 }
-FREES_GRADIENTS = ("lomo", "adalomo")  # update during backward: one gradient at a time
+FREES_GRADIENTS = ("lomo", "adalomo")
 KINDS = ("parameters", "gradients", "optimizer", "activations")
 
 
@@ -146,14 +148,16 @@ class Live(TorchDispatchMode):
 
     Args:
         model: whose modules' storages are told apart; None to count all together.
+        always: count what is made without recording, too.
 
     Attributes:
         live, peak: bytes, now and at most.
         parts: bytes by part, now.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module | None = None, always: bool = False) -> None:
         super().__init__()
+        self.always = always
         self.live = 0
         self.peak = 0
         self.parts: Counter[str] = Counter()
@@ -190,7 +194,7 @@ class Live(TorchDispatchMode):
     ) -> Any:
         before = {t.untyped_storage() for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
-        if torch.is_grad_enabled():
+        if self.always or torch.is_grad_enabled():
             for made in tree_iter(out):
                 if isinstance(made, Tensor) and made.untyped_storage() not in before:
                     self._count(made.untyped_storage())
@@ -219,9 +223,13 @@ def estimate(
     times: int = 1,
     kept: int | None = None,
     memory_bytes: int = 0,
+    freeing: str = "deferred",
     bits: Callable[[str, nn.Parameter], float | None] = lambda name, parameter: None,
 ) -> Footprint:
     """What a step will take, from a model on fake or meta tensors, or a real one.
+
+    Of LOMO and AdaLomo, gradients are what is kept of them at the end of backward, or most of it during backward, and a
+    part by the name of :data:`efficiency.lomo.size.UPDATE` what updates take besides.
 
     Args:
         model: whose parameters that require a gradient are trained.
@@ -229,15 +237,17 @@ def estimate(
         optimizer: one of :data:`OPTIMIZERS`.
         times: how often it is repeated in one graph.
         kept: how many of these are alive at a time; None for all, 1 under checkpoints.
+        freeing: how LOMO and AdaLomo free gradients, one of :data:`efficiency.lomo.size.WAYS`.
         memory_bytes: that pass from one to the next, and are kept for each where it is computed again.
         bits: of a parameter's name and itself, how many bits a number of it takes where that is not its dtype's.
 
     Raises:
-        InputError: an unknown optimizer.
+        InputError: an unknown optimizer, or way to free gradients.
     """
     check_optimizer(optimizer)
     with Live(model) as live:
-        loss = loss_of()
+        with counted(model) as factors:
+            loss = loss_of()
         saved = Counter(live.parts)
         loss.backward()
         once = live.peak
@@ -249,11 +259,20 @@ def estimate(
     if passed:
         activations["memories"] += passed
     peak = passed + (alive - 1) * sum(saved.values()) + once
-    return Footprint(_parts(model, optimizer, activations, bits), max(peak, sum(activations.values())))
+    parameters = _parameters(model, bits)
+    gradients, states = _trained(model, optimizer)
+    if optimizer in FREES_GRADIENTS:
+        gradients = Counter()
+        for name, size in gradients_of(model, optimizer, freeing, factors, times):
+            gradients[part_of(name)] += size
+    return Footprint(_assemble(parameters, gradients, states, activations), max(peak, sum(activations.values())))
 
 
 def measure(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) -> Footprint:
     """What a step took: forward, backward, and the optimizer's step, which is made.
+
+    Gradients are those at the end of backward: of LOMO what is deferred as it is kept, and what its step makes besides
+    as a part of its own; nothing of those that an early backward has freed.
 
     Args:
         model: real.
@@ -269,7 +288,12 @@ def measure(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callabl
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             gradients[part_of(name)] += parameter.grad.untyped_storage().nbytes()
-    optimizer.step()
+        if isinstance(optimizer, GradientFreeing):
+            gradients[part_of(name)] += optimizer.kept(parameter)
+    with Live(always=True) as live:
+        optimizer.step()
+    if isinstance(optimizer, GradientFreeing):
+        gradients[UPDATE] += live.peak - live.live
     optimizer.zero_grad()
     states: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -289,27 +313,15 @@ def check_optimizer(name: str) -> None:
         raise InputError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {name!r}; choose one of these")
 
 
-def _parts(
-    model: nn.Module,
-    optimizer: str,
-    activations: Counter[str],
-    bits: Callable[[str, nn.Parameter], float | None],
-) -> dict[str, Part]:
+def _trained(model: nn.Module, optimizer: str) -> tuple[Counter[str], Counter[str]]:
+    """Bytes of gradients that nobody frees, and of an optimizer's state, by part."""
     gradients: Counter[str] = Counter()
     states: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        size, part = parameter.numel() * parameter.element_size(), part_of(name)
-        if optimizer in FREES_GRADIENTS:
-            gradients[part] = max(gradients[part], size)
-        else:
-            gradients[part] += size
-        states[part] += OPTIMIZERS[optimizer](parameter.shape, parameter.element_size())
-    if optimizer in FREES_GRADIENTS and gradients:  # one at a time, in the whole model
-        largest = max(gradients, key=gradients.__getitem__)
-        gradients = Counter({largest: gradients[largest]})
-    return _assemble(_parameters(model, bits), gradients, states, activations)
+        if parameter.requires_grad:
+            gradients[part_of(name)] += parameter.numel() * parameter.element_size()
+            states[part_of(name)] += OPTIMIZERS[optimizer](parameter.shape, parameter.element_size())
+    return gradients, states
 
 
 def _parameters(

@@ -101,6 +101,13 @@ def test_the_packages_are_under_the_hook():
         segments.split("not a tensor", None, 4)
 
 
+def test_what_is_tested_is_what_lies_here():
+    # A folder of tests that is a package is imported by its own name, `efficiency`, in place of the real one.
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+    for package in PACKAGES:
+        assert Path(importlib.import_module(package).__file__).parent == ROOT / package
+
+
 # Importing does nothing ----------------------------------------------------------------------------
 
 IMPORT_PROBE = """

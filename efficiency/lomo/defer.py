@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from efficiency.lomo.stash import Stash
+from efficiency.surgery import become
 
 KEY = "lomo_stash"
 Layer = nn.Linear | nn.Embedding
@@ -123,10 +124,10 @@ def defer(module: Layer, stash: Stash) -> None:
     """Let a module that is :func:`deferrable` keep what its weight's gradient is made of, in place."""
     assert module.weight is stash.weight
     module.__dict__[KEY] = stash
-    module.__class__ = DeferredLinear if type(module) is nn.Linear else DeferredEmbedding
+    become(module, DeferredLinear if type(module) is nn.Linear else DeferredEmbedding)
 
 
 def undefer(module: Layer) -> None:
     """The reverse of :func:`defer`."""
-    module.__class__ = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
+    become(module, nn.Linear if isinstance(module, nn.Linear) else nn.Embedding)
     module.__dict__.pop(KEY, None)

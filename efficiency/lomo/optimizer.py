@@ -6,11 +6,14 @@ Two ways a parameter's gradient comes:
   backward goes on. The smallest parameters, a 64th of all, wait for ``step``. Exact at any time, but it saves memory
   only where each layer's backward is finished before the next one's starts (one segment; layer by layer). Under
   recurrence segment by segment nothing is complete before the first segment's backward, so autograd's sums of all
-  parameters are alive at a time.
+  parameters are alive at a time. Reentrant checkpoints, which run a backward of their own each, are refused: a weight
+  would be updated once in each (:mod:`efficiency.lomo.reentrant`).
 - *deferred*: linear layers and embeddings keep the factors of their weight gradients
   (:mod:`efficiency.lomo.stash`), and ``step`` forms one at a time, applies it and frees it. All weights stay as they
   are until ``step``, so micro-batches add up, the global norm is known before the first update, and a step with an
-  overflow can be dropped whole.
+  overflow can be dropped whole. For the same reason checkpoints of either kind are exact: a reentrant one only spreads
+  one backward over several, whose factors add up as those of micro-batches do, and each is computed with the weights
+  of the forward pass. What a checkpoint runs without gradient before it runs it again keeps nothing.
 
 The exact global norm, without a second backward: ``step`` forms each weight's gradient once for its norm and, after the
 last, once more for the update. That costs a weight product a layer more, about a sixth of a training step's
@@ -34,11 +37,12 @@ from efficiency.lomo import defer as deferral
 from efficiency.lomo import reentrant
 from efficiency.lomo.scale import LossScale
 from efficiency.lomo.stash import Gradient, Stash
+from efficiency.lomo.watch import Watch, check_alone, strided
 
 # A gradient is formed and applied in pieces of this share of all parameters, or of this many bytes if that is more.
 PIECE_SHARE, PIECE_LEAST = 1 / 64, 1 << 16
-# So many of the smallest gradients that are left to ``step`` are compared there with what backward left, those of no
-# more than this share of all parameters.
+# So many of the smallest gradients that are left to ``step`` are compared there with copies of what backward left: the
+# smallest always, others where they have no more than this share of all parameters.
 WATCHED, WATCHED_SHARE = 8, 0.01
 
 Found = tuple[Tensor, dict[str, Any], Gradient]
@@ -83,6 +87,7 @@ class GradientFreeing(torch.optim.Optimizer):
                 raise InputError(f"expected {name} of at least 0, got {defaults[name]}; use a positive number")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"expected clip_norm above 0, got {clip_norm}; use None for no clipping")
+        check_alone()
         self.early = defer is None if early is None else early
         for name, value in (("clip_norm", clip_norm), ("loss_scale", loss_scale)):
             if self.early and value is not None:
@@ -97,7 +102,7 @@ class GradientFreeing(torch.optim.Optimizer):
         self._root = defer
         self._index: dict[int, int] = {}  # id of a parameter: its group
         self._stashes: dict[int, Stash] = {}
-        self._seen: dict[int, Tensor] = {}  # copies of watched gradients as backward left them
+        self._watch = Watch()
         self._queue: list[Tensor] = []
         self._queued = [0]  # bytes
         self._updated: set[int] = set()
@@ -127,14 +132,16 @@ class GradientFreeing(torch.optim.Optimizer):
         new = [p for p in params if id(p) not in self._index and p.requires_grad]
         self._index = {id(p): n for n, group in enumerate(self.param_groups) for p in group["params"]}
         total = sum(p.nbytes for p in params)
-        self._most = self._piece_bytes or max(PIECE_LEAST, int(total * PIECE_SHARE))
+        self._most = self._piece_bytes or piece_of(total)
         self._defer(new)
         rest = sorted((p for p in new if id(p) not in self._stashes), key=Tensor.numel)
         sizes = accumulate(p.nbytes for p in rest)
         # A hook costs the same for a small parameter as for a large one, so the smallest, a piece in all, have none.
         late = sum(size <= self._most for size in sizes) if self.early else len(rest)
-        for p in [p for p in rest[:late] if p.nbytes <= WATCHED_SHARE * total][:WATCHED]:
-            self._handles.append(p.register_post_accumulate_grad_hook(watching_hook(self._seen)))
+        for n, p in enumerate(rest[:late]):
+            copy = n == 0 or (n < WATCHED and p.nbytes <= WATCHED_SHARE * total)
+            if copy or not self.early:
+                self._handles.append(p.register_post_accumulate_grad_hook(self._watch.hook(copy)))
         for p in rest[late:]:
             self._handles.append(p.register_post_accumulate_grad_hook(early_hook(self, p.nbytes)))
 
@@ -190,8 +197,9 @@ class GradientFreeing(torch.optim.Optimizer):
             )
         if again:
             raise InputError(
-                "expected one backward before step(), got a second: its gradients would be those of weights that the "
-                "first has changed already; call step() after each, or pass defer=model, which adds micro-batches up"
+                "expected one backward before step(), got a second (or a reentrant checkpoint): its gradients would be "
+                "those of weights that the first has changed already; call step() after each, or pass defer=model, "
+                "which adds them up"
             )
         self._updated |= ids
         self._update_dense([p for p in params if p.grad is not None], 1.0)
@@ -216,16 +224,18 @@ class GradientFreeing(torch.optim.Optimizer):
             what ``closure`` returns, if given: it runs forward and backward first.
 
         Raises:
-            InputError: gradients that were changed, or a loss that was not scaled; no deferred weight is changed then.
+            InputError: gradients that were changed or dropped by somebody else, or a loss that was not scaled; no
+                deferred weight is changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_alone()
+        self._watch.check(self._params())
         if self._queue:
             self.flush()
         self._updated.clear()
-        self._check_untouched()
         factor = self._factor()
         if factor is not None:
             for p, group, gradient in self._deferred():
@@ -256,7 +266,9 @@ class GradientFreeing(torch.optim.Optimizer):
             return 1.0
         squares = [square(p.grad) for p in self._params() if p.grad is not None and id(p) not in self._stashes]
         for _, _, gradient in self._deferred():
-            squares += [square(part) for _, part in gradient.pieces(self._most)]
+            for _, part in gradient.pieces(self._most):
+                squares.append(square(part))
+                del part
         scale = 1.0 if self.loss_scale is None else self.loss_scale.used()
         norm = math.sqrt(float(sum(squares))) / scale if squares else 0.0
         self.last_norm = norm
@@ -267,22 +279,10 @@ class GradientFreeing(torch.optim.Optimizer):
         clip = 1.0 if self.clip_norm is None else min(1.0, self.clip_norm / (norm + 1e-6))
         return clip / scale
 
-    def _check_untouched(self) -> None:
-        for p in self._params():
-            seen = self._seen.get(id(p))
-            if seen is not None and p.grad is not None and not torch.equal(seen, p.grad):
-                if bool(torch.isnan(seen).any()):
-                    continue
-                raise InputError(
-                    "expected the gradients that backward left, got some that were changed since (clip_grad_norm_, a "
-                    "GradScaler?): most are not in .grad here; use clip_norm= and loss_scale= of this optimizer, and "
-                    "max_grad_norm=0 in TrainingArguments"
-                )
-
     def _forget(self) -> None:
         for stash in self._stashes.values():
             stash.clear()
-        self._seen.clear()
+        self._watch.clear()
         self._queue.clear()
         self._queued[0] = 0
         self._updated.clear()
@@ -297,6 +297,13 @@ class GradientFreeing(torch.optim.Optimizer):
     def held(self) -> int:
         """Bytes of factors that deferred layers keep now, each counted for each weight that keeps it."""
         return sum(stash.held for stash in self._stashes.values())
+
+    def kept(self, param: Tensor) -> int:
+        """Bytes of a deferred gradient now: factors, or the buffer in their place."""
+        stash = self._stashes.get(id(param))
+        if stash is None:
+            return 0
+        return stash.held + (0 if stash.buffer is None else stash.buffer.nbytes)
 
     # State ---------------------------------------------------------------------------------------------------------
 
@@ -329,6 +336,15 @@ class GradientFreeing(torch.optim.Optimizer):
         """The same for several of a group, whose gradients are there in full and may be changed."""
 
 
+def piece_of(total: int) -> int:
+    """Bytes of a piece of a gradient where nothing else is asked for.
+
+    Args:
+        total: bytes of all parameters.
+    """
+    return max(PIECE_LEAST, int(total * PIECE_SHARE))
+
+
 def early_hook(optimizer: GradientFreeing, size: int) -> Callable[[Tensor], None]:
     """Gathers a parameter whose gradient is complete. As little as can be: it runs for each parameter."""
     queue, queued, most = optimizer._queue, optimizer._queued, optimizer._most
@@ -345,28 +361,12 @@ def early_hook(optimizer: GradientFreeing, size: int) -> Callable[[Tensor], None
     return hook
 
 
-def watching_hook(seen: dict[int, Tensor]) -> Callable[[Tensor], None]:
-    """Copies a gradient as backward leaves it."""
-
-    def hook(param: Tensor) -> None:
-        if param.grad is not None:
-            seen[id(param)] = strided(param.grad).clone()
-
-    return hook
-
-
 def release(handles: list[Any], modules: list[deferral.Layer]) -> None:
     """Take hooks away, and give modules their own class back."""
     while handles:
         handles.pop().remove()
     while modules:
         deferral.undefer(modules.pop())
-
-
-def strided(grad: Tensor | None) -> Tensor:
-    """A gradient in full."""
-    assert grad is not None
-    return grad if grad.layout == torch.strided else grad.to_dense()
 
 
 def square(grad: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Is backward running inside backward? A weight updated there is updated once for each such run, silently.
 
 Reentrant checkpointing (``torch.utils.checkpoint`` with ``use_reentrant=True``) runs a backward of its own for each
-checkpoint, so a weight's gradient is "complete" once per segment: LOMO's updates were measured 71-81 % wrong.
+checkpoint, so a weight's gradient is "complete" once per segment: LOMO's updates were measured 71-81 % wrong. Only
+updates during backward are to ask here: where nothing is updated before ``step``, gradients have added up by then,
+whatever they came from.
 """
 
 from __future__ import annotations

@@ -57,12 +57,16 @@ class Lomo(GradientFreeing):
         )
 
     def update(self, param: Tensor, group: dict[str, Any], gradient: Gradient, factor: float) -> None:
-        """See the class. Piece by piece: no two pieces are alive at a time."""
+        """See the class. Within the product that makes the gradient; else piece by piece, no two alive at a time."""
         lr = float(group["lr"])
+        keep = 1.0 - lr * group["weight_decay"]
+        if gradient.add_to(param, alpha=-lr * factor, beta=keep):
+            return
         if group["weight_decay"]:
-            param.mul_(1.0 - lr * group["weight_decay"])
+            param.mul_(keep)
         for at, part in gradient.pieces(self._most):
             param[at].add_(part, alpha=-lr * factor)
+            del part  # not alive while the next is made
 
     def update_many(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any], factor: float) -> None:
         """See the class. One call for all."""
@@ -132,6 +136,7 @@ class AdaLomo(GradientFreeing):
         total = torch.zeros((), dtype=wide, device=param.device)
         for at, part in gradient.pieces(self._most):
             total += (scaling(at) * part.to(wide)).square_().sum()
+            del part
         rms = (total * factor**2 / param.numel()).sqrt()
         size = (torch.linalg.vector_norm(param, dtype=wide) / param.numel() ** 0.5).clamp(min=eps[1])
         shrink = 1.0 - group["lr"] * size * group["weight_decay"]
@@ -139,6 +144,7 @@ class AdaLomo(GradientFreeing):
         for at, part in gradient.pieces(self._most):
             here = param[at]
             here.copy_((here.to(wide) * shrink).sub_(scaling(at).mul_(part.to(wide)).mul_(length)))
+            del part
 
     def _second_moment(
         self, param: Tensor, state: dict[str, Any], gradient: Gradient, factor: float, beta: float, eps: float
@@ -157,7 +163,7 @@ class AdaLomo(GradientFreeing):
             squares = (part.to(wide) * factor).square_().add_(eps)
             rows[at] = squares.mean(-1)
             columns += squares.sum(-2)
-            del squares
+            del squares, part
         columns /= param.shape[-2]
         for name, now in (("row", rows), ("column", columns)):
             if name not in state:

@@ -135,18 +135,37 @@ class Gradient:
     ) -> None:
         self.weight, self.dense, self.linear, self.looked_up = weight, dense, linear, looked_up
 
+    def add_to(self, param: Float[Tensor, "*shape"], alpha: float, beta: float) -> bool:
+        """``param ← beta param + alpha gradient`` without forming the gradient, if it is a product in the same dtype.
+
+        Returns:
+            whether it was; otherwise nothing is changed.
+        """
+        if self.linear is None or self.looked_up is not None or self.linear[0].dtype != param.dtype:
+            return False
+        x, dy = self.linear
+        param.addmm_(dy.t(), x, alpha=alpha, beta=beta)
+        return True
+
     def pieces(self, most: int) -> Iterator[tuple[Rows, Tensor]]:
         """Rows and their gradient, in order, each made when it is asked for; a single piece is made once and kept.
 
         Args:
-            most: bytes of a piece in the weight's dtype, if a row takes no more. What is there in full, or has fewer
-                than two dimensions, is one piece.
+            most: bytes of a piece in the weight's dtype, if a row takes no more. What has not two dimensions is one
+                piece.
         """
-        if self.dense is not None:
+        if self.weight.dim() != 2:
+            assert self.dense is not None
             yield ..., self.dense
             return
-        rows, columns = self.weight.shape
-        step = max(1, most // max(1, columns * self.weight.element_size()))
+        rows = len(self.weight)
+        step = max(1, most // max(1, self.weight[:1].nbytes))
+        if self.dense is not None:
+            # So that what is computed from a piece is no larger than one.
+            for start in range(0, rows, step):
+                at = slice(start, min(rows, start + step))
+                yield at, self.dense[at]
+            return
         if step >= rows:
             self.dense = self._rows(slice(0, rows))
             self.linear = self.looked_up = None

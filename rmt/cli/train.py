@@ -44,12 +44,13 @@ def train(
             typer.echo(f"{key} = {','.join(value) if isinstance(value, tuple) else value}")
         return
     if estimate:
-        from rmt.cli.training_estimate import estimate_run, verdict
+        from rmt.cli.training_estimate import estimate_run, remarks, verdict
 
         check_estimate(settings)
         quiet()
         found = estimate_run(settings)
-        typer.echo(found.table())
+        for line in (found.table(), *remarks(settings, found)):
+            typer.echo(line)
         typer.echo(verdict(found, card))
         return
     check(settings)

@@ -118,6 +118,22 @@ def one_segment(model: Any, rows: int, size: int) -> Callable[[], Any]:
     return loss
 
 
+def remarks(settings: Settings, footprint: Any) -> list[str]:
+    """Lines that say what is not plain from the table.
+
+    Args:
+        settings: of the run.
+        footprint: of :func:`estimate_run`.
+    """
+    if settings.optim.name == "adamw":
+        return []
+    trained = sum(part.gradients for name, part in footprint.parts.items() if name != "update")
+    return [
+        "gradients: of each weight the inputs and output gradients of all its calls, or one gradient if that is less "
+        f"({trained / 1e6:,.1f} MB); update: what forming and applying them takes besides"
+    ]
+
+
 def verdict(footprint: Any, card: float | None) -> str:
     """A line that says whether it fits.
 

@@ -2,9 +2,10 @@
 
     python scripts/bench/lomo.py
 
-About three minutes on one core. Expect at four segments: plain about 1.25 times the parameters, hooks alone no less,
-layer by layer at most 0.40, deferred at most 0.30; and a backward with 600 hooked parameters at most 1.1 times a plain
-one. No weights are needed: random LLaMAs read random tokens. Where `lomo-optim` is installed it is measured too.
+About five minutes on one core. Expect at four segments: plain about 1.07 times the parameters, hooks alone no less,
+layer by layer at most 0.40, deferred at most 0.30; and over 600 parameters of a recurrent BERT at 512 tokens, hooks and
+their updates at most 1.1 times a plain backward. No weights are needed: random models read random tokens. Where
+`lomo-optim` is installed it is measured too.
 
 Gradient memory is every storage of a parameter's shape that backward makes, every storage that ``step`` makes, and the
 factors that deferred layers keep (inputs too, though the graph may hold them as well, and each for each weight).
@@ -189,58 +190,99 @@ def peer() -> bool:
     return importlib.util.find_spec("lomo_optim") is not None
 
 
-def many(layers: int, hidden: int, rows: int, rounds: int) -> dict[str, Any]:
-    """Backward alone of a chain of linear layers, two parameters each, over a plain backward."""
+class Deep:
+    """A recurrent BERT of many parameters, and backward with what one optimizer does about it.
 
-    def chain() -> nn.Sequential:
+    Args:
+        kind: of :data:`KINDS`.
+        hidden: its width; a layer has 16 parameters.
+        layers: how many.
+    """
+
+    KINDS = ("backward", "backward + SGD", "hooks", "deferred", "lomo-optim")
+    SEGMENT = 128
+
+    def __init__(self, kind: str, hidden: int, layers: int) -> None:
+        from transformers import BertConfig, BertModel
+
+        from rmt.models.sequence_classification import RMTForSequenceClassification
+
         torch.manual_seed(0)
-        return nn.Sequential(*[nn.Linear(hidden, hidden) for _ in range(layers)])
+        shape = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers}
+        config = BertConfig(vocab_size=1000, num_attention_heads=hidden // 32, cls_token_id=1, sep_token_id=2, **shape)
+        self.model = RMTForSequenceClassification.from_backbone(
+            BertModel(config, add_pooling_layer=False), segment_size=self.SEGMENT, num_memory_tokens=4, num_labels=6
+        )
+        params = list(self.model.parameters())
+        self.kind, self.count = kind, len(params)
+        self.opt: Any = None
+        if kind == "lomo-optim":
+            self.opt = importlib.import_module("lomo_optim").Lomo(self.model, lr=LR)
+        elif kind == "backward + SGD":
+            self.opt = torch.optim.SGD(params, lr=LR, foreach=True)
+        elif kind != "backward":
+            self.opt = Lomo(params, lr=LR, defer=self.model if kind == "deferred" else None)
 
-    x = torch.randn(rows, hidden)
-    models = {kind: chain() for kind in ("plain", "hooks", *(["lomo-optim"] if peer() else []))}
-    opts = {"hooks": Lomo(models["hooks"].parameters(), lr=LR)}
-    if peer():
-        opts["lomo-optim"] = importlib.import_module("lomo_optim").Lomo(models["lomo-optim"], lr=LR)
-    sgd = torch.optim.SGD(models["plain"].parameters(), lr=LR)
-    spent: dict[str, list[float]] = {kind: [] for kind in (*models, "plain + SGD", "hooks + step")}
-    for number in range(rounds + 1):
-        for kind, model in models.items():
-            loss = model(x).square().mean()
-            start = time.perf_counter()
-            if kind == "lomo-optim":
-                opts[kind].fused_backward(loss, LR)
-            else:
-                loss.backward()
-            behind = time.perf_counter()
-            if kind == "plain":
-                sgd.step()
-            elif kind == "hooks":
-                opts[kind].step()
-            done = time.perf_counter()
-            if kind == "plain":
-                sgd.zero_grad()
-            if number:
-                spent[kind].append(behind - start)
-                if kind != "lomo-optim":
-                    spent["plain + SGD" if kind == "plain" else "hooks + step"].append(done - start)
-    ratios = {kind: ratio(spent, kind, "plain") for kind in spent}
-    return {"parameters": 2 * layers, "hidden": hidden, "rows": rows, "ratios": ratios}
+    def seconds(self, tokens: int) -> float:
+        """Of this process, in backward and whatever the optimizer does before the next forward."""
+        ids = torch.randint(3, 1000, (1, tokens), generator=torch.Generator().manual_seed(1))
+        loss = self.model(input_ids=ids, labels=torch.zeros(1, dtype=torch.long)).loss
+        start = time.process_time()
+        if self.kind == "lomo-optim":
+            self.opt.fused_backward(loss, LR)
+        else:
+            loss.backward()
+        if self.kind not in ("backward", "lomo-optim"):
+            self.opt.step()
+        spent = time.process_time() - start
+        self.model.zero_grad()
+        return spent
+
+
+def deep(tokens: list[int], hidden: int, layers: int, rounds: int) -> list[dict[str, Any]]:
+    """One row for each number of tokens: medians over rounds of each kind's time over that of a backward alone, and
+    over that of a backward and SGD in the same round."""
+    subjects = {kind: Deep(kind, hidden, layers) for kind in Deep.KINDS if kind != "lomo-optim" or peer()}
+    rows = []
+    for count in tokens:
+        spent: dict[str, list[float]] = {kind: [] for kind in subjects}
+        for number in range(rounds + 1):
+            for kind, subject in subjects.items():
+                seconds = subject.seconds(count)
+                if number:
+                    spent[kind].append(seconds)
+        for kind in subjects:
+            over = {base: ratio(spent, kind, base) for base in ("backward", "backward + SGD")}
+            row = {"kind": kind, "tokens": count, "seconds": median(spent[kind]), "over": over}
+            rows.append(row | {"parameters": subjects[kind].count, "hidden": hidden})
+    return rows
 
 
 CAPTION = """\
 gradients: peak gradient memory, with what deferred layers keep, over the bytes of the parameters; time: of a whole
 training step over plain backward and SGD in the same order, median over rounds. "by layer": associative memory,
 order="layers"; the others have memory tokens and run segment by segment."""
+DEEP_CAPTION = """\
+a BERT that reads segments of 128 tokens; process time of backward and step, medians over rounds in turn"""
 
 
 def show(result: dict[str, Any]) -> str:
     """The result as text."""
-    lines = ["kind                     segments  gradients   time"]
+    lines = []
+    if result["rows"]:
+        lines.append("kind                     segments  gradients   time")
     for r in result["rows"]:
         lines.append(f"{r['kind']:<25}{r['segments']:>8}{r['gradients']:>11.2f}{r['time']:>7.2f}")
-    cost = result["hooks"]
-    lines += [CAPTION, f"backward of {cost['parameters']} parameters ({cost['hidden']} wide, {cost['rows']} rows):"]
-    return "\n".join([*lines, *(f"  {kind:<14}{value:>6.2f}" for kind, value in cost["ratios"].items())])
+    if result["rows"]:
+        lines += [CAPTION, ""]
+    if result["deep"]:
+        first = result["deep"][0]
+        lines.append(f"{first['parameters']} parameters, {first['hidden']} wide; over a backward alone, and with SGD:")
+        lines.append("tokens  kind            seconds  alone  with SGD")
+    for r in result["deep"]:
+        alone, sgd = r["over"].values()
+        lines.append(f"{r['tokens']:>6}  {r['kind']:<15}{r['seconds']:>8.2f}{alone:>7.2f}{sgd:>10.2f}")
+    return "\n".join([*lines, *([DEEP_CAPTION] if result["deep"] else [])])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -252,11 +294,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=1000)
+    parser.add_argument("--deep-tokens", type=int, nargs="+", default=[128, 512, 1024], help="of a document")
+    parser.add_argument("--deep-hidden", type=int, default=256)
+    parser.add_argument("--deep-layers", type=int, default=37, help="of a BERT, 16 parameters each")
+    parser.add_argument("--only", choices=["rows", "deep"], help="one part of it")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="a small model and two rounds, to see that it runs")
     args = parser.parse_args(argv)
     if args.quick:
         args.layers, args.hidden, args.rounds, args.vocabulary, args.segments = 2, 128, 2, 100, [1, 4]
+        args.deep_tokens, args.deep_hidden = [16, 256], 32
     shape = {
         "num_hidden_layers": args.layers,
         "hidden_size": args.hidden,
@@ -264,8 +311,8 @@ def main(argv: list[str] | None = None) -> None:
         "vocab_size": args.vocabulary,
     }
     result = {
-        "rows": table(args.segments, shape, args.tokens, args.rounds),
-        "hooks": many(300, 128, 32, 4 if args.quick else 8 * args.rounds),
+        "rows": table(args.segments, shape, args.tokens, args.rounds) if args.only != "deep" else [],
+        "deep": deep(args.deep_tokens, args.deep_hidden, args.deep_layers, args.rounds) if args.only != "rows" else [],
     }
     print(json.dumps(result, indent=2) if args.json else show(result))
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from efficiency.errors import InputError
 from efficiency.lomo import Lomo
@@ -176,73 +175,6 @@ def test_early_refuses_micro_batches_before_it_touches_a_weight_again():
     with pytest.raises(InputError, match="one backward before step"):
         rmt_loss(2)(model).backward()
     assert gap(once, model.state_dict()) == 0 < gap(before, once)
-
-
-class Stacked(nn.Module):
-    """A recurrence whose steps are checkpointed one way or the other."""
-
-    def __init__(self, reentrant):
-        super().__init__()
-        torch.manual_seed(0)
-        self.reentrant = reentrant
-        self.layers = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
-        self.head = nn.Linear(8, 8)
-
-    def forward(self, x, segments=4):
-        state = x.clone().requires_grad_()
-        for _ in range(segments):
-            state = checkpoint(self.layers, state, use_reentrant=self.reentrant)
-        return self.head(state).square().sum()
-
-
-@pytest.mark.parametrize("piece_bytes", [1, 60, 300])
-def test_early_refuses_reentrant_checkpoints_before_a_weight_changes(piece_bytes):
-    x = torch.randn(3, 8)
-    model = Stacked(True)
-    before = copy.deepcopy(model.state_dict())
-    opt = Lomo(model.parameters(), lr=LR, piece_bytes=piece_bytes)
-
-    def step():
-        model(x).backward()
-        opt.step()
-
-    with pytest.raises(InputError, match="backward"):
-        step()
-    assert gap(before, model.state_dict()) == 0
-
-
-def test_early_refuses_a_backward_inside_a_backward_of_any_kind():
-    class Inside(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, layer):
-            ctx.save_for_backward(x)
-            ctx.layer = layer
-            return layer(x)
-
-        @staticmethod
-        def backward(ctx, dy):
-            with torch.enable_grad():
-                x = ctx.saved_tensors[0].detach().requires_grad_()
-                torch.autograd.backward(ctx.layer(x), dy)
-            return x.grad, None
-
-    layer = nn.Linear(8, 8)
-    before = copy.deepcopy(layer.state_dict())
-    opt = Lomo(layer.parameters(), lr=LR, piece_bytes=1)
-    out = Inside.apply(torch.randn(2, 8, requires_grad=True), layer)
-    with pytest.raises(InputError, match="inside a backward"):
-        out.sum().backward()
-    assert gap(before, layer.state_dict()) == 0
-    opt.zero_grad()
-    layer(torch.randn(2, 8)).sum().backward()  # an ordinary one goes through
-    assert gap(before, layer.state_dict()) > 0
-
-
-def test_deferred_is_right_under_either_kind_of_checkpoint():
-    x = torch.randn(3, 8)
-    expected = trained(Stacked(False), sgd, [lambda m: m(x)] * 2)
-    for reentrant in (True, False):
-        assert gap(expected, trained(Stacked(reentrant), late, [lambda m: m(x)] * 2)) < 1e-6
 
 
 def test_nested_checkpoints_with_large_memories():

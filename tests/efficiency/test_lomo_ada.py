@@ -69,14 +69,18 @@ def test_equals_the_twin(deferred, kind, recurrence):
 def test_shapes(shape):
     start, grads = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
     one, two = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    naive, ours = Naive([one], LR), AdaLomo([two], LR)
+    three = nn.Parameter(start.clone())
+    naive, ours, pieces = Naive([one], LR), AdaLomo([two], LR), AdaLomo([three], LR, piece_bytes=1)
     for g in grads:
         one.grad, two.grad = g.clone().reshape(shape), g.clone()
         if shape:
             naive.step()
         ours.step()
+        three.grad = g.clone()
+        pieces.step()
     if shape:
         assert torch.allclose(one, two, atol=1e-6)
+        assert torch.allclose(one, three, atol=1e-6)
     else:
         assert torch.isfinite(two)
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from rmt.cli.training_run import Settings, build_model
 from rmt.errors import InputError
 from rmt.pretrained import load_folder
 from rmt.training.settings import override
+from rmt.training.trainer import CURRICULUM_FILE
 from tests.rmt.cli.test_train import TINY, train
 
 ENCODER = ("optim.batch_size=2", "optim.warmup=1", "log_every=1", "curriculum.stages=2x16:p1:r0:n0.3:f1:s")
@@ -43,6 +49,52 @@ def test_a_run_that_frees_gradients_goes_on_where_it_stopped(name: str, book: Pa
     assert all(torch.equal(one[key], two[key]) for key in two)
     losses = json.loads((whole / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
     assert len({row["loss"] for row in losses if "loss" in row}) == 3
+
+
+def killed_behind_its_first_checkpoint(settings: tuple[str, ...], output: Path) -> list[Path]:
+    """Start a run in a process of its own and kill it; returns its checkpoints that are whole."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", "from rmt.cli import main; main()", "train", *settings, f"output={output}"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            while child.poll() is None and not (output / "checkpoint-1" / CURRICULUM_FILE).is_file():
+                time.sleep(0.005)
+        finally:
+            child.kill()
+        _, said = child.communicate()
+    assert child.returncode == -signal.SIGKILL, f"it had ended before the kill: {said.decode()}"
+    return [file.parent for file in output.glob(f"checkpoint-*/{CURRICULUM_FILE}")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lomo", "adalomo"])
+def test_a_run_that_is_killed_ends_bit_for_bit_where_it_would_have(name: str, book: Path, tmp_path: Path) -> None:
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    common = (*TINY, f"data.text={book}", "save_every=1", "save_keep=9", f"optim={name}", "optim.lr=1e-2")
+    common = (*common, "optim.bf16=false", "optim.steps=6")
+    there = killed_behind_its_first_checkpoint(common, broken)
+    assert 0 < len(there) < 6
+    assert not (broken / "model").exists()
+    written = [(folder / CURRICULUM_FILE).stat().st_mtime_ns for folder in there]
+    train(*common, f"output={broken}")
+    # It went on, and did not begin anew.
+    assert written == [(folder / CURRICULUM_FILE).stat().st_mtime_ns for folder in there]
+
+    train(*common, f"output={whole}")
+    last = "checkpoint-6"
+    one, two = (load_file(folder / last / "model.safetensors") for folder in (broken, whole))
+    assert {tensor.dtype for tensor in two.values()} == {torch.float32}
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in two)
+    start = load_file(whole / "checkpoint-1" / "model.safetensors")
+    assert any(not torch.equal(start[key], two[key]) for key in two)
+    states = [torch.load(folder / last / "optimizer.pt", weights_only=True) for folder in (broken, whole)]
+    assert [len(state["state"]) for state in states] == ([0, 0] if name == "lomo" else [len(two)] * 2)
+    for number, moments in states[0]["state"].items():
+        for key, value in moments.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1]["state"][number][key]))
+    models = [(folder / "model" / "model.safetensors").read_bytes() for folder in (broken, whole)]
+    assert models[0] == models[1]
 
 
 def test_adapters_train_over_weights_of_four_bits(book: Path, tmp_path: Path) -> None:
