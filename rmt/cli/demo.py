@@ -23,7 +23,9 @@ TASKS = ("memorize", "detect", "detect", "detect", "reasoning")
 
 def demo(
     lengths: Annotated[str, typer.Option(help="Tokens of the documents.")] = "4k,64k,1M",
-    documents: Annotated[str, typer.Option(help="Documents of each length, as 16,4,2; fewer of long ones.")] = "",
+    documents: Annotated[
+        str | None, typer.Option(help="Documents of each length, as 16,4,2.", show_default="fewer of long ones")
+    ] = None,
     text: Annotated[str, typer.Option(help="Text to hide facts in; anything `rmt read` takes.")] = "installed:",
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for the memory, the table and the plot.")] = Path("out/demo"),
@@ -45,7 +47,7 @@ def demo(
     from rmt.cli.evaluate import bad_input, bar, parse_lengths, write
 
     sizes = parse_lengths(lengths)
-    counts = parse_counts(documents, len(sizes)) if documents else [usual_count(size) for size in sizes]
+    counts = [usual_count(size) for size in sizes] if documents is None else parse_counts(documents, len(sizes))
     documents = ",".join(map(str, counts))
     sizes, counts = (list(part) for part in zip(*sorted(zip(sizes, counts, strict=True)), strict=True))
     with bad_input():
