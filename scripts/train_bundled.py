@@ -24,7 +24,7 @@ from rmt.cli.training_run import Settings, run
 from rmt.training.settings import override
 
 SHORT = "3x16:p2:r0.8:n0.3:f1:s,4x16:p2:r0.8:n0.3:s,5x24:p3:r0.6:n0.8:s,5x48:p4:r0.6:n1.0:s,4x128:p4:r0.6:n1.5:s"
-LONG = "4x128:p2:r0.5:n1.0:s:c0.3:o0.2,5x128:p3:r0.5:n1.2:s:c0.3:o0.2,5x128:p3:r0.5:n1.2:o0.2"
+LONG = "4x128:p2:r0.5:n1.0:s:c0.3:o0.5,5x128:p3:r0.5:n1.2:s:c0.3:o0.5,5x128:p3:r0.5:n1.2:o0.5"
 PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "minilm-rmt": (
         (f"curriculum.stages={SHORT}", "model.gate_penalty=0.002", "optim.steps=350", "optim.lr=1e-3"),
