@@ -57,6 +57,8 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 
+OWN = ("output", "seed", "data.text", "data.cache", "model.init", "curriculum.stages", "optim.steps")
+
 
 def main() -> None:
     """Run the phases of one model, each from where the one before ended."""
@@ -67,6 +69,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of `rmt train`, for every phase")
     args = parser.parse_intermixed_args()
+    for setting in args.settings:
+        if (key := setting.partition("=")[0].strip()) in OWN:
+            parser.error(f"{key}: expected a setting that phases share, got one that the recipe sets; leave it out")
     before: list[str] = []
     for number, phase in enumerate(PHASES[args.model]):
         folder = args.output / f"phase-{number}"

@@ -105,7 +105,9 @@ def gradients_of(
 
 
 def formed(kept: int, size: int, piece: int, times: int, alive: int) -> int:
-    """Bytes besides what was kept of a deferred weight while it is updated.
+    """Bytes at most besides what was kept of a deferred weight while it is updated.
+
+    Where nothing is clipped and formats are alike the product is added to the weight at once, and no piece is formed.
 
     Args:
         kept: bytes of its factors, were they all kept; 0 if its gradient is there in full anyhow.

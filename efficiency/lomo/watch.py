@@ -112,17 +112,20 @@ class Watch:
         return not bool(torch.isnan(copy).any())  # which equals nothing
 
 
+TRAINER = "transformers.trainer"
+
+
 def norm_of_trainer() -> float | None:
     """``max_grad_norm`` of the Hugging Face Trainer that this code runs in; None outside of one.
 
-    Seen in the frames of this thread, by the name of what holds its settings: nothing is imported.
+    Seen in the frames of this thread, by the name of their module: nothing is imported.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        if code.co_argcount and code.co_varnames[0] == "self":
+        # Its own frames only: to look at those of others would keep what their variables hold alive.
+        if frame.f_globals.get("__name__") == TRAINER and frame.f_code.co_varnames[:1] == ("self",):
             args = getattr(frame.f_locals.get("self"), "args", None)
-            if any(kind.__name__ == "TrainingArguments" for kind in type(args).__mro__):
+            if args is not None:
                 return float(getattr(args, "max_grad_norm", None) or 0.0)
         frame = frame.f_back
     return None

@@ -283,7 +283,7 @@ def spread(
         if keep and len(ids) > size:
             raise ValueError(f"segment_size: expected room for a fact of {len(ids)} tokens, got {size}")
         first, border = max(free, int(home) * size), (int(home) + 1) * size
-        if opens and home == 0:
+        if opens and home == 0 and len(ids) <= size:
             offset = 0
         elif 2 * len(ids) <= size and home + 1 < stage.segments and rng.random() < stage.cut:
             offset = border - int(rng.integers(1, len(ids)))

@@ -32,6 +32,8 @@ def estimate_run(settings: Settings) -> Any:
         model = empty(settings, size)
     inner = model.base_model.model if hasattr(model, "peft_config") else model
     checkpointed, rows = settings.model.recurrence == "checkpointed", settings.optim.batch_size
+    # Every segment keeps its activations where each has a loss, of words or of gates.
+    cut = settings.model.bptt_depth if settings.model.kind == "encoder" and not settings.model.gate_penalty else None
 
     def bits(name: str, parameter: Any) -> float | None:
         frozen = not parameter.requires_grad and parameter.dim() == 2 and "embed" not in name and "lm_head" not in name
@@ -47,7 +49,7 @@ def estimate_run(settings: Settings) -> Any:
             model,
             one_segment(inner, rows, size),
             optimizer=settings.optim.name,
-            times=min(segments, settings.model.bptt_depth or segments),
+            times=min(segments, cut or segments),
             kept=1 if checkpointed else None,
             memory_bytes=memory,
             bits=bits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,14 @@ class CurriculumTrainer(Trainer):
 
         One that stands at the last step is loaded and that is all: ``train`` would take a step more.
         """
-        if checkpoint is not None and int(checkpoint.rpartition("-")[2]) >= self.args.max_steps > 0:
+        state = None if checkpoint is None else Path(checkpoint) / "trainer_state.json"
+        step = json.loads(state.read_text())["global_step"] if state is not None and state.is_file() else 0
+        if checkpoint is not None and step >= self.args.max_steps > 0:
+            warnings.warn(
+                f"{checkpoint} stands at step {step} of {self.args.max_steps}: nothing is trained; ask for more steps, "
+                "or name another output for another run",
+                stacklevel=2,
+            )
             self._load_from_checkpoint(checkpoint)
         else:
             self.train(resume_from_checkpoint=checkpoint)

@@ -137,8 +137,8 @@ class Bench:
         for name in names:
             if note := sides.lacking(name):
                 kept["notes"][name] = note
-            elif kept["notes"].get(name, "").startswith("needs pip"):
-                del kept["notes"][name]
+            elif not kept["notes"].get(name, "").startswith("does not fit"):
+                kept["notes"].pop(name, None)  # a package or a mend may have come since
         waits = "AdamW" in names and not kept["notes"].get("AdamW") and not kept["rounds"]
         if waits and self.card is not None and (needed := estimated(cell, self.setting)) > self.card:
             kept["notes"]["AdamW"] = f"does not fit: an estimate of {needed / 1e9:.3g} GB, of {self.card / 1e9:.3g}"
@@ -196,11 +196,12 @@ class Bench:
                 say(f"{name}: memory ran out; again without the others")
                 continue
             shop.drop()
+            if not full and "CUDA error" in said:
+                self.kept.save()
+                raise InputError(f"{name}: expected a step, got {said}; the GPU is lost to this process, run it again")
             kept["notes"][name] = f"does not fit: {said}" if full else said
             say(f"{name}: {kept['notes'][name]}")
             self.kept.save()
-            if not full and "CUDA error" in said:
-                raise InputError(f"{name}: expected a step, got {said}; the GPU is lost to this process, run it again")
             return None
 
 

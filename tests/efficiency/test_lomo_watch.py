@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -153,6 +154,25 @@ def test_a_norm_can_be_measured_without_clipping():
     got = trained(rmt_model("encoder"), measuring, [rmt_loss(2)])
     assert found[0].last_norm == pytest.approx(norm, rel=1e-5)
     assert gap(got, trained(rmt_model("encoder"), late, [rmt_loss(2)])) < 1e-7
+
+
+def test_a_step_keeps_nothing_of_its_caller_alive():
+    class Loop:
+        @property
+        def args(self):
+            raise RuntimeError("not ready")  # nothing of a caller is asked for
+
+        def run(self):
+            model = nn.Linear(3, 3)
+            opt = Lomo(model.parameters(), lr=0.1, defer=model)
+            out = model(torch.ones(2, 3))
+            out.sum().backward()
+            opt.step()
+            gone = weakref.ref(out)
+            del out
+            return gone() is None
+
+    assert Loop().run()
 
 
 def test_several_processes_are_refused(monkeypatch):

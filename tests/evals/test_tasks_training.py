@@ -304,5 +304,10 @@ def test_a_fact_opens_a_share_of_the_documents(tokens: Any, apart: bool) -> None
         documents = [training(tokens).document(n, stage) for n in range(200)]
         return sum(d.inserts[0].offset == 0 for d in documents) / len(documents)
 
+    # What finds no room in the first segment is left out, opening or not.
+    tight = Stage(4, 8, people=0, rooms=1.0, near_facts=8.0, spread=True, opens=1.0)
+    for n in range(40):
+        inserts = training(tokens).document(n, tight).inserts if apart else ()
+        assert all(i.keep or i.offset % 8 + len(i.ids) <= 8 for i in inserts)
     assert share(0.0) < 0.2
     assert share(1.0) > (0.5 if apart else 0.99)  # spread: where the first segment has a fact

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def in_pair(folder: Path, root: Path, tries: int = 2) -> None:
         if not any(codes):
             return
         texts = "\n".join(path.read_text() for path in said)
-        if number == tries or "Timeout (" not in texts:
+        if number < tries and "Timeout (" in texts:
+            warnings.warn(f"a pair of processes was stuck and is started again:\n{texts}", stacklevel=2)
+        else:
             pytest.fail(
                 f"processes of ranks 0 and 1 ended with {codes} (None: stopped, as the other had failed):\n{texts}"
             )

@@ -202,14 +202,20 @@ def test_a_killed_run_ends_in_the_very_weights_of_an_unbroken_one(book: Path, tm
     assert (output / "model" / "model.safetensors").read_bytes() == unbroken
 
 
-def test_a_finished_run_is_not_trained_further(book: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "file"),
+    [((), "model.safetensors"), (("model.kind=encoder", "lora.r=2"), "adapter_model.safetensors")],
+    ids=["whole", "adapters"],
+)
+def test_a_finished_run_is_not_trained_further(how: tuple[str, ...], file: str, book: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    common = (*TINY, f"output={output}", f"data.text={book}", "save_every=1", "optim.steps=2")
+    common = (*TINY, *how, f"output={output}", f"data.text={book}", "save_every=1", "optim.steps=2")
     train(*common)
-    weights = (output / "model" / "model.safetensors").read_bytes()
+    weights = (output / "model" / file).read_bytes()
     shutil.rmtree(output / "model")  # killed before it was written
-    train(*common)
-    assert (output / "model" / "model.safetensors").read_bytes() == weights
+    with pytest.warns(UserWarning, match="stands at step 2 of 2"):
+        train(*common)
+    assert (output / "model" / file).read_bytes() == weights
     assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 

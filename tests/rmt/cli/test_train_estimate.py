@@ -121,7 +121,12 @@ def test_a_longer_run_keeps_more_unless_it_is_checkpointed() -> None:
 
     four, eight = activations(), activations("curriculum.stages=8x32:p1")
     assert eight == 2 * four
-    assert activations("curriculum.stages=8x32:p1", "model.bptt_depth=4") == four
+    # Every segment of a decoder has a loss, and so has one of an encoder with a penalty on its gates.
+    for kind in ("encoder", "decoder"):
+        short = (f"model.kind={kind}", "model.bptt_depth=4")
+        assert activations(*short, "curriculum.stages=8x32:p1") == 2 * activations(*short)
+    bare = ("model.kind=encoder", "model.bptt_depth=4", "model.gate_penalty=0")
+    assert activations(*bare, "curriculum.stages=8x32:p1") == activations(*bare)
     assert activations("curriculum.stages=8x32:p1", "model.recurrence=checkpointed") < 0.4 * four
 
 
