@@ -5,9 +5,9 @@
     python scripts/train_bundled.py llama-rmt --text books/ --output runs/llama-rmt
 
 The second trains the adapters over 4-bit weights (QLoRA); settings of `rmt train` hold for every phase.
-Time on one CPU core: about an hour for either. Figure to expect: accuracy above 0.95 on the training stages of
-minilm-rmt, 0.9 on those of llama-rmt; over length, see docs/results.md. A run that was killed goes on from its last
-checkpoint when the same command is given again.
+Time on one CPU core: about 20 minutes for minilm-rmt, an hour for llama-rmt. Figure to expect: accuracy about 0.95 on
+the last training stage of minilm-rmt, 0.9 on those of llama-rmt; over length, see docs/results.md. A run that was
+killed goes on from its last checkpoint when the same command is given again.
 
 Each phase is one `rmt train`. The first phase opens the gates of all memory tokens at once, on short segments that
 hold one fact each: a gate that hears nothing but background for long shuts for good (docs/log.md, 2026-11-24). The
@@ -31,7 +31,7 @@ PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
         (
             f"curriculum.stages={LONG}",
             "model.gate_penalty=0.01",
-            "model.gate_threshold=0.4",
+            "model.gate_threshold=0.3",
             "optim.steps=420",
             "optim.lr=4e-4",
             "optim.batch_size=16",
