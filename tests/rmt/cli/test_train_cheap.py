@@ -51,10 +51,27 @@ def test_a_run_that_frees_gradients_goes_on_where_it_stopped(name: str, book: Pa
     assert len({row["loss"] for row in losses if "loss" in row}) == 3
 
 
+# A run that waits behind its third checkpoint, so that it cannot end before it is killed.
+WAITING = """
+import time
+from rmt.cli import main
+from rmt.training.trainer import KeepCurriculum
+
+keep = KeepCurriculum.on_save
+
+def wait(self, args, state, control, **rest):
+    keep(self, args, state, control, **rest)
+    time.sleep(120 if state.global_step == 3 else 0)
+
+KeepCurriculum.on_save = wait
+main()
+"""
+
+
 def killed_behind_its_first_checkpoint(settings: tuple[str, ...], output: Path) -> list[Path]:
     """Start a run in a process of its own and kill it; returns its checkpoints that are whole."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", "from rmt.cli import main; main()", "train", *settings, f"output={output}"]
+    command = [sys.executable, "-c", WAITING, "train", *settings, f"output={output}"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             while child.poll() is None and not (output / "checkpoint-1" / CURRICULUM_FILE).is_file():
