@@ -14,6 +14,7 @@ Importing this module needs bitsandbytes; importing the package does not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -173,11 +174,7 @@ def quantize_model(
             f"quantize_model: expected a model before adapters, got one with some at {adapter}, whose weights would be "
             "frozen in 4 bits too; quantise first, then call peft.get_peft_model"
         )
-    owners: dict[int, set[int]] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), set()).add(id(module))
+    tied = tied_weights(model)
 
     def choose(name: str, module: nn.Module) -> nn.Module | None:
         if type(module) is Linear4bit:
@@ -185,7 +182,7 @@ def quantize_model(
                 raise InputError(f"{name}: expected a loaded 4-bit weight, got one not quantised yet; load it first")
             old: Any = module
             return NF4Linear(old.weight, old.bias, compute_dtype=compute_dtype, cache=cache)
-        if type(module) is not nn.Linear or len(owners[id(module.weight)]) > 1 or kept(name, skip):
+        if type(module) is not nn.Linear or id(module.weight) in tied or kept(name, skip):
             return None
         try:
             weight = quantize(module.weight, double=double, block=block)
@@ -200,6 +197,14 @@ def quantize_model(
         )
     mark(model, compute_dtype)
     return model
+
+
+def tied_weights(model: nn.Module) -> set[int]:
+    """Ids of parameters that more than one module holds."""
+    owners = [
+        one for module in model.modules() for one in {id(p) for p in module._parameters.values() if p is not None}
+    ]
+    return {one for one, count in Counter(owners).items() if count > 1}
 
 
 def kept(name: str, skip: Sequence[str]) -> bool:

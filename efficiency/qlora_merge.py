@@ -68,19 +68,15 @@ def merge(
         InputError: no LoRA over 4-bit layers, a kind of it that adds no fixed matrix (DoRA), originals missing or of
             another shape.
     """
+    _check(into, originals is not None, requantize)
     peft: Any = model
-    if into not in ("16bit", "nf4"):
-        raise InputError(f"into: expected '16bit' or 'nf4', got {into!r}; choose one of these")
-    if (into == "16bit") != (originals is not None):
-        raise InputError(
-            f"originals: expected with into='16bit' and only there, got into={into!r}; leave one of them out"
-        )
-    if requantize and into != "nf4":
-        raise InputError("requantize: expected with into='nf4', got into='16bit'; quantise the result instead")
     base: Any = peft.get_base_model() if hasattr(peft, "get_base_model") else nn.Module()
     adapted = _adapted(base)
     if not adapted:
-        raise InputError(f"merge: expected a PEFT model with LoRA over 4-bit layers, got {type(model).__name__}")
+        raise InputError(
+            f"merge: expected a PEFT model with LoRA over 4-bit layers, got {type(model).__name__} without; "
+            "quantise with quantize_model, then call peft.get_peft_model"
+        )
     wanted = [name for name, _ in nf4_layers(base)]
     shapes = {name.removesuffix(".base_layer"): state_of(base.get_submodule(name).weight).shape for name in wanted}
     read = _reader(originals, shapes)
@@ -113,6 +109,19 @@ def merge(
         after = outputs(merged, inputs, output)
         error = float((after - before).norm() / before.norm())
     return Merged(merged, into, error, tuple(adapted))
+
+
+def _check(into: str, originals: bool, requantize: bool) -> None:
+    """Refuse what does not go together in :func:`merge`."""
+    if into not in ("16bit", "nf4"):
+        raise InputError(f"into: expected '16bit' or 'nf4', got {into!r}; choose one of these")
+    if (into == "16bit") != originals:
+        raise InputError(
+            f"originals: expected with into='16bit' and only there, got into={into!r} and "
+            f"{'some' if originals else 'none'}; {'leave them out' if originals else 'give them, or merge into nf4'}"
+        )
+    if requantize and into != "nf4":
+        raise InputError("requantize: expected with into='nf4', got into='16bit'; quantise the result instead")
 
 
 def outputs(

@@ -26,8 +26,8 @@ bnb = pytest.importorskip("bitsandbytes")
 from efficiency import nf4  # noqa: E402
 from efficiency.paged import paged_adamw  # noqa: E402
 from efficiency.qlora import NF4Linear, nf4_layers, quantize_model, stored_bytes  # noqa: E402
-from efficiency.surgery import replace_modules  # noqa: E402
 from efficiency.weight_cache import WeightCache  # noqa: E402
+from tests.efficiency.composition_kit import dequantised  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
 ALL = {"skip": (), "compute_dtype": None}
@@ -52,24 +52,6 @@ class Recurrent(nn.Module):
             else:
                 state = self.step(x, state)
         return state
-
-
-def dequantised(model: nn.Module) -> nn.Module:
-    """A twin whose layers hold in full what the 4-bit weights stand for."""
-
-    def choose(_: str, module: nn.Module) -> nn.Module | None:
-        if not isinstance(module, NF4Linear):
-            return None
-        twin = nn.Linear(module.in_features, module.out_features, module.bias is not None)
-        twin.weight.data = nf4.dequantize(module.weight)
-        if module.bias is not None:
-            twin.bias = copy.deepcopy(module.bias)
-        return twin
-
-    twin = copy.deepcopy(model)
-    replace_modules(twin, choose)
-    twin.is_loaded_in_4bit = False
-    return twin
 
 
 def adapted(model: nn.Module) -> Any:
