@@ -90,4 +90,4 @@ def _parse(value: str, kind: Any, whole: str) -> Any:
         except (ValueError, SyntaxError):
             continue
     names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise InputError(f"{whole}: expected {names}, got {value!r}")
+    raise InputError(f"{whole}: expected {names}, got {value!r}; give a value of that kind")
