@@ -13,15 +13,17 @@ storage that several tensors share is counted once.
 from __future__ import annotations
 
 import re
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -115,7 +117,9 @@ def fake() -> Iterator[None]:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
+        # Fused layers ask whether their weights have moved; these have not.
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         yield
 
 
@@ -167,11 +171,22 @@ class Live(TorchDispatchMode):
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Live:
-        for name, module in self._model.named_modules() if self._model is not None else ():
-            self._hooks.append(
-                module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(part_of(name)))
-            )
-            self._hooks.append(module.register_forward_hook(lambda *_: self._leave(), always_call=True))
+        if self._model is not None:
+            parts = {module: part_of(name) for name, module in self._model.named_modules()}
+
+            def enter(module: nn.Module, *_: Any) -> None:
+                if module in parts:
+                    self._inside.append(parts[module])
+
+            def leave(module: nn.Module, *_: Any) -> None:
+                if module in parts and self._inside:
+                    self._inside.pop()
+
+            # On all modules there are, not on these: fused layers would step aside for hooks of their own.
+            self._hooks = [
+                register_module_forward_pre_hook(enter),
+                register_module_forward_hook(leave, always_call=True),
+            ]
         super().__enter__()
         return self
 
@@ -181,10 +196,6 @@ class Live(TorchDispatchMode):
             hook.remove()
         self._hooks.clear()
 
-    def _leave(self) -> None:
-        if self._inside:
-            self._inside.pop()
-
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],
@@ -192,11 +203,11 @@ class Live(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        before = {t.untyped_storage() for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
+        before = {t.untyped_storage() for t in tree_iter((args, kwargs)) if _stored(t)}
         out = func(*args, **(kwargs or {}))
         if self.always or torch.is_grad_enabled():
             for made in tree_iter(out):
-                if isinstance(made, Tensor) and made.untyped_storage() not in before:
+                if _stored(made) and made.untyped_storage() not in before:
                     self._count(made.untyped_storage())
         return out
 
@@ -213,6 +224,11 @@ class Live(TorchDispatchMode):
     def _release(self, size: int, part: str) -> None:
         self.live -= size
         self.parts[part] -= size
+
+
+def _stored(made: Any) -> bool:
+    """Whether this is a tensor with a storage; those that oneDNN has laid out have none to show."""
+    return isinstance(made, Tensor) and made.layout == torch.strided
 
 
 def estimate(
@@ -245,8 +261,10 @@ def estimate(
         InputError: an unknown optimizer, or way to free gradients.
     """
     check_optimizer(optimizer)
+    frees = optimizer in FREES_GRADIENTS
+    counting: AbstractContextManager[Counter[int]] = counted(model) if frees else nullcontext(Counter())
     with Live(model) as live:
-        with counted(model) as factors:
+        with counting as factors:
             loss = loss_of()
         saved = Counter(live.parts)
         loss.backward()
@@ -261,7 +279,7 @@ def estimate(
     peak = passed + (alive - 1) * sum(saved.values()) + once
     parameters = _parameters(model, bits)
     gradients, states = _trained(model, optimizer)
-    if optimizer in FREES_GRADIENTS:
+    if frees:
         gradients = Counter()
         for name, size in gradients_of(model, optimizer, freeing, factors, times):
             gradients[part_of(name)] += size

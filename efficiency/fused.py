@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficiency import masks as counted
+from efficiency.prepack import Layouts
 from efficiency.product import Product, Terms, format_of
 
 
 class Clock:
-    """What the fused layers of a model share: settings, the number of the step, and the terms of the step.
+    """What the fused layers of a model share: settings, the number of the step, and what they made of their weights.
 
     Attributes:
         seed, masks, dtype: see :func:`fuse`.
         step: from 0.
         terms: of each layer, as its adapter stands; not copied with a model.
+        layouts: of each layer's frozen weight; not copied either.
         marker: an adapter weight that was used with dropout, by which the model's optimizer is known.
     """
 
@@ -30,6 +32,7 @@ class Clock:
 
     def _begin(self) -> None:
         self.terms: WeakKeyDictionary[nn.Module, Terms] = WeakKeyDictionary()
+        self.layouts: WeakKeyDictionary[nn.Module, Layouts] = WeakKeyDictionary()
         self.marker: ReferenceType[Tensor] | None = None
         if not _handle:
             _handle.append(register_optimizer_step_post_hook(_stepped))
@@ -49,10 +52,12 @@ class Fused:
     Attributes:
         clock: shared with the other layers.
         number: of the layer, for its masks; None where its adapters had no dropout when it was fused.
+        prepacked: sides of its frozen weight that may be laid out (:mod:`efficiency.prepack`).
     """
 
     clock: Clock
     number: int | None
+    prepacked: tuple[str, ...]
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in_features) to (..., out_features), in the format of x or of autocast."""
@@ -67,15 +72,32 @@ class Fused:
         else:
             weight, inner = base.weight, given
         a, b, terms = self._terms(x, inner)
+        layouts = self._layouts()
         if autocast is None:
-            return Product.apply(x.to(inner), weight, base.bias, a, b, terms).to(given)
+            return Product.apply(x.to(inner), weight, base.bias, a, b, terms, layouts).to(given)
         with torch.autocast(x.device.type, enabled=False):
-            return Product.apply(x.to(inner), weight, base.bias, a, b, terms)
+            return Product.apply(x.to(inner), weight, base.bias, a, b, terms, layouts)
 
     def _plain(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """PEFT's own forward."""
         found: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return found
+
+    def merge(self: Any, *args: Any, **kwargs: Any) -> None:
+        """PEFT's, which writes weights behind the back of their version counters."""
+        self._layouts().clear()
+        super().merge(*args, **kwargs)  # type: ignore[misc]
+
+    def unmerge(self: Any) -> None:
+        """PEFT's, see :meth:`merge`."""
+        self._layouts().clear()
+        super().unmerge()  # type: ignore[misc]
+
+    def _layouts(self: Any) -> Layouts:
+        known: Layouts | None = self.clock.layouts.get(self)
+        if known is None:
+            known = self.clock.layouts[self] = Layouts(self.prepacked)
+        return known
 
     def _terms(self: Any, x: Tensor, inner: torch.dtype) -> tuple[Tensor, Tensor, Terms]:
         """A, B, and the two as they are multiplied with, made anew where anything of what these are made has changed.

@@ -27,13 +27,22 @@ from torch import nn
 
 from efficiency.errors import InputError
 from efficiency.fused import Clock, Fused, FusedLinear, has_dropout, why_not
+from efficiency.prepack import share_out
 from efficiency.surgery import become
 
 MASKS = ("sample", "shared")
+PREPACK = 2**30
 _log = logging.getLogger(__name__)
 
 
-def fuse(model: nn.Module, *, dtype: torch.dtype | None = None, seed: int = 0, masks: str = "sample") -> int:
+def fuse(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    masks: str = "sample",
+    prepack: int = PREPACK,
+) -> int:
     """Let PEFT's linear layers run as one operation each; in place, and again after adapters were changed.
 
     Outputs and gradients stay PEFT's, but for rounding where adapters run in a lower format, and for dropout, whose
@@ -47,17 +56,23 @@ def fuse(model: nn.Module, *, dtype: torch.dtype | None = None, seed: int = 0, m
         seed: of the masks; the same in each process of a distributed run, or another one in each.
         masks: ``"sample"``: of shape (batch, 1, features), where the first dimension of a layer's input is the batch
             (an input of two dimensions is one sample); ``"shared"``: one for the whole batch.
+        prepack: bytes of memory that may hold frozen weights a second and third time, laid out for products in bfloat16
+            on a CPU (:mod:`efficiency.prepack`), 2 each a number; 0 for none. After writing to a frozen weight by way
+            of ``weight.data``, call ``fuse`` again; other changes are seen.
 
     Returns:
         How many layers are fused now; why others are not is logged.
 
     Raises:
-        InputError: no layer of PEFT's LoRA in the model; unknown ``masks``; a ``dtype`` without fractions.
+        InputError: no layer of PEFT's LoRA in the model; unknown ``masks``; a ``dtype`` without fractions; a negative
+            ``prepack``.
     """
     if masks not in MASKS:
         raise InputError(f"masks: expected one of {', '.join(MASKS)}, got {masks!r}; choose among these")
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"dtype: expected a floating-point format, got {dtype}; pass torch.bfloat16 or None")
+    if prepack < 0:
+        raise InputError(f"prepack: expected a number of bytes, 0 or more, got {prepack}; pass 0 for no memory")
     found = dict(layers(model))
     if not found:
         raise InputError(
@@ -71,6 +86,13 @@ def fuse(model: nn.Module, *, dtype: torch.dtype | None = None, seed: int = 0, m
             become(layer, kind)
             # No number without dropout: layers that are alike otherwise may then be taken for alike.
             layer.clock, layer.number = clock, number if has_dropout(layer) else None
+    fused = _fused(model)
+    for layer in fused:
+        layer.prepacked = ()
+    plain: list[Any] = [layer for layer in fused if type(layer) is FusedLinear]  # 4-bit weights have their own cache
+    sizes = [2 * layer.base_layer.weight.numel() for layer in plain]
+    for layer, sides in zip(plain, share_out(sizes, prepack), strict=True):
+        layer.prepacked = sides
     why = unfused(model)
     for reason, count in Counter(why.values()).items():
         _log.info("%d of %d LoRA layers are left to PEFT: %s", count, len(found), reason)
@@ -89,7 +111,7 @@ def unfuse(model: nn.Module) -> int:
     found = _fused(model)
     for layer in found:
         become(layer, type(layer).__mro__[2])
-        del layer.clock, layer.number
+        del layer.clock, layer.number, layer.prepacked
     return len(found)
 
 
@@ -130,6 +152,11 @@ def kept_beside(model: nn.Module) -> int:
     """
     found = _fused(model)
     return sum(layer.clock.terms[layer].nbytes for layer in found if layer in layer.clock.terms)
+
+
+def laid_out(model: nn.Module) -> int:
+    """Bytes of frozen weights that fused layers hold laid out for oneDNN, beside the weights themselves."""
+    return sum(layouts.nbytes for layer in _fused(model) if (layouts := layer.clock.layouts.get(layer)) is not None)
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from efficiency.prepack import Layouts
 
 
 @dataclass
@@ -80,19 +81,20 @@ class Product(torch.autograd.Function):
         a: Float[Tensor, "rank features"],
         b: Float[Tensor, "out rank"],
         terms: Terms,
+        layouts: Layouts,
     ) -> Float[Tensor, "*batch out"]:
-        """See above; ``terms`` are of ``a`` and ``b``."""
+        """See above; ``terms`` are of ``a`` and ``b``, ``layouts`` of ``weight``."""
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         inner, samples = rows.to(terms.a.dtype), len(terms.a)
         if samples == 1:
             down = inner @ terms.a[0].t()
         else:
             down = torch.bmm(inner.view(samples, -1, x.shape[-1]), terms.a.mT).view(len(rows), -1)
-        y = F.linear(rows, _numbers(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+        y = layouts.ahead(rows, _numbers(weight, x.dtype), bias)
         _add_product(y, down, terms.b)
         own = isinstance(weight, Tensor)
         ctx.save_for_backward(x, down, weight if own else None, a, b)
-        ctx.terms, ctx.stored = terms, None if own else weight
+        ctx.terms, ctx.layouts, ctx.stored = terms, layouts, None if own else weight
         return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -114,14 +116,14 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     of_down = of_y.to(terms.b.dtype) @ terms.b.t()
     of_x = of_a = of_b = None
     if ctx.needs_input_grad[0]:
-        through = of_y @ _numbers(ctx.stored if weight is None else weight, x.dtype)
+        through = ctx.layouts.back(of_y, _numbers(ctx.stored if weight is None else weight, x.dtype))
         of_x = _of_x(through, of_down, terms).view(x.shape)
     if ctx.needs_input_grad[3]:
         of_a = _of_a(x, of_down, terms, a.dtype)
     if ctx.needs_input_grad[4]:
         # s goes to the smallest of the factors.
         of_b = (of_y.to(down.dtype).t() @ (down * terms.scale)).to(b.dtype)
-    return of_x, None, None, of_a, of_b, None
+    return of_x, None, None, of_a, of_b, None, None
 
 
 def _of_x(through: Float[Tensor, "rows features"], of_down: Float[Tensor, "rows rank"], terms: Terms) -> Tensor:
@@ -152,7 +154,7 @@ def _of_a(x: Tensor, of_down: Float[Tensor, "rows rank"], terms: Terms, dtype: t
 
 
 def _numbers(weight: Tensor | Stored, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantised(dtype)
+    return weight if isinstance(weight, Tensor) else weight.dequantised(dtype)
 
 
 def format_of(x: Tensor) -> torch.dtype | None:

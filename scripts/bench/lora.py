@@ -6,9 +6,11 @@ Some minutes on one core. A LLaMA-shaped model with random weights in bfloat16 r
 tokens are trained on every side, so that all sides keep the same graph. A step is forward, backward and a step of SGD
 with rate zero; its time is the processor's, so that other programs disturb it less. Sides take turns in one process; a
 ratio is the median over rounds of a side's time over that of the frozen model in the same round. Saved are bytes of
-unique storages that autograd keeps for backward, parameters left out; the last column adds what ours keeps beside, one
-copy of the adapters in bfloat16. Expect PEFT's default near 1.3 in time and 2.0 in activations (1.6 and 3.0 with
-dropout), ours near 1.1 and 1.3 with and without.
+unique storages that autograd keeps for backward, parameters left out; the next column adds what ours keeps beside, one
+copy of the adapters in bfloat16, and the last says how much memory frozen weights take that were laid out for oneDNN.
+"ours no layouts" does without them, and "frozen laid out" is the frozen model with them, to see what of the time is
+theirs. Expect PEFT's default near 1.3 in time and 2.0 in activations (1.6 and 3.0 with dropout), ours near 1.05 and 1.3
+with and without.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SIDES = ("PEFT", "PEFT bf16", "ours", "ours shared")
+SIDES = ("frozen laid out", "PEFT", "PEFT bf16", "ours", "ours no layouts", "ours shared")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,37 @@ def frozen(shape: Shape) -> Any:
     return model.train()
 
 
+class LaidOut(torch.autograd.Function):
+    """x W^T with W laid out both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layouts: Any) -> Tensor:
+        """x of shape (..., features)."""
+        ctx.weight, ctx.layouts = weight, layouts
+        return layouts.ahead(x.flatten(0, -2), weight, None).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x."""
+        through = ctx.layouts.back(gradient.flatten(0, -2), ctx.weight)
+        return through.view(*gradient.shape[:-1], -1), None, None
+
+
+def lay_out(model: Any) -> Any:
+    """Frozen weights of the model's linear layers laid out, where ``inject`` would put adapters."""
+    from efficiency.prepack import SIDES, Layouts
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "lm_head" not in name:
+            layouts = Layouts(SIDES)
+            layer.forward = lambda x, layer=layer, layouts=layouts: LaidOut.apply(x, layer.weight, layouts)
+    return model
+
+
 def adapted(model: Any, side: str, dropout: float, rank: int) -> Any:
     """A copy with adapters on all linear layers, run as ``side`` says."""
+    if side == "frozen laid out":
+        return lay_out(copy.deepcopy(model))
     return inject(copy.deepcopy(model), side, dropout, rank)
 
 
@@ -85,7 +116,8 @@ def inject(model: Any, side: str, dropout: float, rank: int) -> Any:
         if "lora_" in name and side == "PEFT bf16":
             parameter.data = parameter.data.bfloat16()
     if side.startswith("ours"):
-        fuse(model, masks="shared" if side == "ours shared" else "sample")
+        masks = "shared" if side == "ours shared" else "sample"
+        fuse(model, masks=masks, **({"prepack": 0} if side == "ours no layouts" else {}))
     return model
 
 
@@ -116,7 +148,7 @@ def one_step(model: Any, optimizer: torch.optim.Optimizer, ids: Tensor) -> float
 
 def measure(shape: Shape, dropout: float, rounds: int, sides: Sequence[str] = SIDES) -> list[dict[str, Any]]:
     """One row for each side, the frozen model first."""
-    from efficiency.lora import kept_beside
+    from efficiency.lora import kept_beside, laid_out
 
     base = frozen(shape)
     models = {"frozen": base} | {side: adapted(base, side, dropout, shape.rank) for side in sides}
@@ -147,6 +179,7 @@ def measure(shape: Shape, dropout: float, rounds: int, sides: Sequence[str] = SI
             "saved": saved[side],
             "saved_ratio": saved[side] / saved["frozen"],
             "with_copies_ratio": (saved[side] + kept_beside(models[side])) / saved["frozen"],
+            "laid_out": laid_out(models[side]),
         }
         for side in names
     ]
@@ -155,12 +188,14 @@ def measure(shape: Shape, dropout: float, rounds: int, sides: Sequence[str] = SI
 def show(rows: list[dict[str, Any]]) -> str:
     """Rows as a table."""
     lines = [
-        f"{'side':<14}{'dropout':>8}{'seconds':>9}{'/ frozen':>10}{'saved MB':>10}{'/ frozen':>10}{'copies too':>12}"
+        f"{'side':<17}{'dropout':>8}{'seconds':>9}{'/ frozen':>10}{'saved MB':>10}{'/ frozen':>10}{'copies too':>12}"
+        f"{'layouts MB':>12}"
     ]
     for r in rows:
         lines.append(
-            f"{r['side']:<14}{r['dropout']:>8}{r['seconds']:>9.3f}{r['time_ratio']:>10.3f}"
+            f"{r['side']:<17}{r['dropout']:>8}{r['seconds']:>9.3f}{r['time_ratio']:>10.3f}"
             f"{r['saved'] / 1e6:>10.1f}{r['saved_ratio']:>10.3f}{r['with_copies_ratio']:>12.3f}"
+            f"{r['laid_out'] / 1e6:>12.1f}"
         )
     return "\n".join(lines)
 

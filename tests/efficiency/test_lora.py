@@ -12,7 +12,8 @@ from torch import nn
 from efficiency.errors import InputError
 from efficiency.lora import FusedLinear, fuse, kept_beside, layers, next_step, unfuse, unfused
 from efficiency.masks import kept
-from efficiency.product import Product
+from efficiency.prepack import Layouts
+from efficiency.product import Product, Terms
 from tests.efficiency.lora_nets import NaiveLayer, adapted, gap, segments, step_of, twins
 
 # Rounding of float32 in another order; one layer's wrong scale or mask would be 1e-1.
@@ -42,13 +43,11 @@ def test_gradients_by_differences():
     a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 6), (5, 2)))
     x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
     weight, bias = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    from efficiency.product import Terms
-
     keep = kept(0, 0, 0, samples=3, features=6, p=0.3)
 
     def product(x, a, b):
         terms = Terms.made(a.detach(), b.detach(), scale=1.7, keep=keep, dtype=torch.float64)
-        return Product.apply(x, weight, bias, a, b, terms)
+        return Product.apply(x, weight, bias, a, b, terms, Layouts())
 
     assert torch.autograd.gradcheck(product, (x, a, b))
 
@@ -271,8 +270,6 @@ def test_bad_input():
 
 
 def test_adapters_are_cast_once_a_step(monkeypatch):
-    from efficiency.product import Terms
-
     made: list[int] = []
     monkeypatch.setattr(Terms, "made", classmethod(lambda cls, *a, _of=Terms.made, **k: made.append(1) or _of(*a, **k)))
     model = adapted()

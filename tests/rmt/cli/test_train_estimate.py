@@ -63,6 +63,13 @@ def test_it_is_what_the_model_of_the_run_takes(changes: tuple[str, ...]) -> None
     assert 0.5 * 4 * got.of("activations") < expected.of("activations") <= 1.05 * 4 * got.of("activations")
 
 
+def test_fused_adapters_keep_less() -> None:
+    fused, plain = (
+        estimate_run(override(Settings(), [*SMALL, f"lora.fused={on}"])).of("activations") for on in ("true", "false")
+    )
+    assert fused < 0.7 * plain
+
+
 def test_eight_billion_parameters_on_a_card_of_24_gigabytes(llama: Path) -> None:
     common = ["model.kind=decoder", f"model.backbone={llama}", "model.dtype=bfloat16", "curriculum.stages=4x1024:p4"]
     common += ["optim.batch_size=1", "model.recurrence=checkpointed"]
