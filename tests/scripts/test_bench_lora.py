@@ -24,6 +24,6 @@ def test_a_quick_run(bench, capsys):
 def test_columns_line_up(bench):
     lora = bench("lora")
     row = {"side": "ours", "dropout": 0.05, "seconds": 1.0, "saved": 10**8}
-    row |= {"time_ratio": 1.05, "saved_ratio": 1.28, "with_copies_ratio": 1.29}
+    row |= {"time_ratio": 1.05, "saved_ratio": 1.28, "with_copies_ratio": 1.29, "laid_out": 2 * 10**8}
     lines = lora.show([row, row | {"side": "PEFT bf16", "dropout": 0.0}]).splitlines()
     assert len({len(line) for line in lines}) == 1
