@@ -1,0 +1,6 @@
+"""Linear layers with 8-bit weights and activations (W8A8)."""
+
+from efficiency.int8.linear import ACTIVATIONS, Int8Linear
+from efficiency.int8.marks import Marks
+
+__all__ = ["ACTIVATIONS", "Int8Linear", "Marks"]
