@@ -13,13 +13,17 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from efficiency.errors import InputError
+from efficiency.int8 import cpu
+from efficiency.int8.cpu import LEVELS
 from efficiency.int8.marks import Marks
+from efficiency.int8.siblings import Siblings
 
 ACTIVATIONS = ("token", "tensor", "static")
-LEVELS = 127  # of either sign
+SCALES = ("weight_scale", "input_scale")
 
 
 class Int8Linear(nn.Module):
@@ -35,7 +39,8 @@ class Int8Linear(nn.Module):
         device, dtype: of the parameters, and of the bias among them.
 
     Attributes:
-        marks: where rows that are memory are to run on the weight's numbers in floating point, who knows them.
+        marks: where rows that are memory are to run without rounding of activations, who knows them.
+        siblings: layers that are given the same input, where :func:`efficiency.int8.put_together` has found some.
 
     Raises:
         InputError: unknown ``activations``.
@@ -68,6 +73,8 @@ class Int8Linear(nn.Module):
         given = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", given)
         self.marks: Marks | None = None
+        self.siblings: Siblings | None = None
+        self._laid: tuple[Any, cpu.Packed] | None = None
 
     @classmethod
     def from_linear(
@@ -98,9 +105,82 @@ class Int8Linear(nn.Module):
         return (self.weight * self.weight_scale).to(dtype or torch.float32)
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """The product."""
-        weight = self.dequantised()
-        return F.linear(x.float(), weight, None if self.bias is None else self.bias.float()).to(x.dtype)
+        """The product; gradients pass as if activations had not been rounded, and none goes to the bias."""
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
+        if torch.is_grad_enabled() and x.requires_grad:
+            y: Tensor = _Straight.apply(x, self)
+            return y
+        return self._product(x)
+
+    def _product(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
+        if torch.compiler.is_compiling():
+            return self._uncompiled(x)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._product(x)
+        flat = x.reshape(-1, x.shape[-1])
+        # No kernel, or nothing to multiply.
+        y = self._unrounded(flat) if flat.device.type != "cpu" or not len(flat) else self._rounded(x, flat)
+        exact = None if self.marks is None else self.marks.rows(x)
+        if exact is not None:
+            rows = exact.flatten().nonzero().flatten()
+            y[rows] = self._unrounded(flat[rows])
+        return y.view(*x.shape[:-1], self.out_features)
+
+    # Compiled code would hold each weight of each layer to be one it knows, and compile anew for the next.
+    @torch.compiler.disable
+    def _uncompiled(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
+        return self._product(x)
+
+    def _rounded(self, x: Float[Tensor, "*rows in"], flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """The product of 8-bit integers on a CPU."""
+        bias = None if self.bias is None else self.bias.float()
+        if self.activations == "token":
+            if self.siblings is not None:
+                y = self.siblings.product(x, flat, self)
+            else:
+                packed = self._packed()
+                rows, scales = cpu.rounded_rows(flat, packed.kernel)
+                y = packed(rows).mul_(scales)
+            y = y if bias is None else y.add_(bias)
+            return y.contiguous() if x.dtype == torch.float32 else y.to(x.dtype)
+        packed, given = self._packed(), self._parameters["input_scale"]
+        scale = float(cpu.largest(flat).amax() / LEVELS if given is None else given)
+        return packed.scaled(cpu.rounded_whole(flat, scale, packed.kernel), scale, bias, x.dtype)
+
+    def _unrounded(self, flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """The product with activations as they are, in their format (W8A16)."""
+        if flat.device.type == "cpu" and len(flat):
+            y = cpu.unrounded(flat, self.weight, self.weight_scale)
+            return y if self.bias is None else y.add_(self.bias)
+        bias = None if self.bias is None else self.bias.to(flat.dtype)
+        return F.linear(flat, self.dequantised(flat.dtype), bias)
+
+    def _packed(self) -> cpu.Packed:
+        """The weight as the kernel wants it, made anew where it has changed."""
+        stamp = cpu.stamp(self)
+        if self._laid is None or self._laid[0] != stamp:
+            # What is made under inference mode could not be used outside of it.
+            with torch.inference_mode(False):
+                self._laid = stamp, cpu.Packed(self.weight, self.weight_scale, cpu.kernels()[0])
+        return self._laid[1]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """As ``nn.Module``'s; scales stay in float32 in whatever format the model is put."""
+        scales = {name: p.data for name in SCALES if (p := self._parameters[name]) is not None}
+        super()._apply(fn, recurse)
+        for name, scale in scales.items():
+            new = self._parameters[name]
+            assert new is not None
+            if new.dtype != torch.float32:
+                new.data = scale.to(new.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or a pickle, makes its own layouts."""
+        return self.__dict__ | {"_laid": None}
 
     def extra_repr(self) -> str:
         """Sizes and the way of activations."""
@@ -120,3 +200,19 @@ def rounded(weight: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor]:
         raise InputError("weight: expected finite numbers, got inf or nan; look at the model before quantising it")
     scale.clamp_(min=torch.finfo(torch.float32).tiny)
     return (exact / scale).round_().to(torch.int8), scale
+
+
+class _Straight(torch.autograd.Function):
+    """A layer's product; backward as if nothing of the activations had been rounded (straight-through estimator)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Int8Linear) -> Tensor:
+        """As the layer computes it."""
+        ctx.layer = layer
+        return layer._product(x)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of x."""
+        return gradient @ ctx.layer.dequantised(gradient.dtype), None
