@@ -65,6 +65,11 @@ def _given(q: Int8[Tensor, "rows features"], kernel: str) -> Shaped[Tensor, "row
     return q.view(torch.uint8).bitwise_xor_(ZERO) if kernel == "onednn" else q
 
 
+def one_row(q: Int8[Tensor, "1 in"], layer: Any) -> Float32[Tensor, "1 out"]:
+    """The product of one signed row with the numbers of a layer's weight: as it lies, by ``torch._int_mm``."""
+    return torch._int_mm(q, layer.weight.t()).float().mul_(layer.weight_scale.t())
+
+
 def stamp(layer: Any) -> tuple[int, ...]:
     """What changes when a layer's weight or its scales are moved, given other data or written to."""
     found: list[int] = []
@@ -116,8 +121,10 @@ def unrounded(
     """The product of activations as they are with the weight's numbers, in their format (W8A16)."""
     few = x.dtype == torch.bfloat16 and len(x) <= FEW and hasattr(torch, "_weight_int8pack_mm")
     if few and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:
-        return torch._weight_int8pack_mm(x.contiguous(), weight, scale.flatten().to(x.dtype))
-    return F.linear(x, weight.to(x.dtype)) * scale.flatten().to(x.dtype)
+        y = torch._weight_int8pack_mm(x.contiguous(), weight, x.new_ones(len(weight)))
+    else:
+        y = F.linear(x, weight.to(x.dtype))
+    return (y * scale.flatten()).to(x.dtype)  # in float32: a scale that is rounded moves its whole channel
 
 
 @cache

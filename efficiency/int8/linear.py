@@ -8,7 +8,7 @@ one of the whole input as it comes (O2); ``static``, one that was measured befor
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -79,7 +79,7 @@ class Int8Linear(nn.Module):
     @classmethod
     def from_linear(
         cls, linear: nn.Linear, *, activations: str = "token", input_scale: Tensor | float | None = None
-    ) -> Self:
+    ) -> Int8Linear:
         """The layer with its weight rounded to 8 bits.
 
         Args:
@@ -140,6 +140,9 @@ class Int8Linear(nn.Module):
         if self.activations == "token":
             if self.siblings is not None:
                 y = self.siblings.product(x, flat, self)
+            elif len(flat) == 1 and "int_mm" in cpu.kernels():
+                row, scales = cpu.rounded_rows(flat, "int_mm")
+                y = cpu.one_row(row, self).mul_(scales)
             else:
                 packed = self._packed()
                 rows, scales = cpu.rounded_rows(flat, packed.kernel)
@@ -167,7 +170,7 @@ class Int8Linear(nn.Module):
                 self._laid = stamp, cpu.Packed(self.weight, self.weight_scale, cpu.kernels()[0])
         return self._laid[1]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         """As ``nn.Module``'s; scales stay in float32 in whatever format the model is put."""
         scales = {name: p.data for name in SCALES if (p := self._parameters[name]) is not None}
         super()._apply(fn, recurse)

@@ -52,9 +52,13 @@ class Siblings:
         last, version = self._last, 0 if x.is_inference() else x._version  # read once: other threads may write it
         if last is not None and last[0]() is x and last[1] == version and id(who) in last[2]:
             return last[2].pop(id(who))
-        packed = self._packed()
-        rows, scales = cpu.rounded_rows(flat, packed.kernel)
-        parts = packed(rows).mul_(scales).split([layer.out_features for layer in self.layers], dim=1)
+        if len(flat) == 1 and "int_mm" in cpu.kernels():
+            row, scale = cpu.rounded_rows(flat, "int_mm")
+            parts = [cpu.one_row(row, layer).mul_(scale) for layer in self.layers]
+        else:
+            packed = self._packed()
+            rows, scales = cpu.rounded_rows(flat, packed.kernel)
+            parts = list(packed(rows).mul_(scales).split([layer.out_features for layer in self.layers], dim=1))
         left = {id(layer): part for layer, part in zip(self.layers, parts, strict=True)}
         own = left.pop(id(who))
         self._last = weakref.ref(x), version, left
