@@ -138,8 +138,8 @@ def test_marked_rows_are_not_rounded(dtype):
         y = layer(x)
         assert torch.equal(layer(x[:, :5]), plain(x[:, :5]))  # other positions than those that were told of
     assert torch.equal(y[:, ~mask], plain(x)[:, ~mask])
-    assert off(y[:, mask], exact) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
-    assert off(plain(x)[:, mask], exact) > 5e-3
+    assert off(y[:, mask], exact) < (3.5e-3 if dtype == torch.bfloat16 else 1e-6)
+    assert off(plain(x)[:, mask], exact) > 4e-3
     assert layer.marks.mask is None
 
 
