@@ -14,13 +14,15 @@ from efficiency.smoothquant.weights import is_linear, matrix
 from tests.efficiency.smoothquant.kit import Ops, ids, lively, output
 from tests.rmt.families import FAMILIES
 
-POST_NORM = {"bert", "roberta", "distilbert", "deberta-v2"}
+POST_NORM = ("bert", "roberta", "distilbert", "deberta-v2")
 # Groups of each kind in a model of two layers.
+POST, LLAMA, OLD = {"linear": 2, "input": 6}, {"linear": 4, "norm": 4}, {"linear": 2, "norm": 4, "input": 2}
 EXPECTED = {
-    **dict.fromkeys(("bert", "roberta", "distilbert", "deberta-v2"), {"linear": 2, "input": 6}),
+    **dict.fromkeys(POST_NORM, POST),
     "modernbert": {"linear": 4, "norm": 3, "input": 1},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), {"linear": 4, "norm": 4}),
-    **dict.fromkeys(("gpt2", "gpt_neox"), {"linear": 2, "norm": 4, "input": 2}),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), LLAMA),
+    "gpt2": OLD,
+    "gpt_neox": OLD,
 }
 
 
@@ -190,7 +192,7 @@ def test_what_others_use_carries_nothing():
 def test_scales_follow_equation_4_and_dead_channels_are_left():
     x, w = torch.tensor([100.0, 1.0, 0.0, 4.0, torch.inf]), torch.tensor([1.0, 4.0, 2.0, 0.0, 1.0])
     assert smoothing_scales(x, w, 0.5, powers=False).tolist() == [10.0, 0.5, 1.0, 1.0, 1.0]
-    assert smoothing_scales(x, w, 1.0, powers=False).tolist() == [100.0, 1.0, 1.0, 4.0, 1.0][:3] + [1.0, 1.0]
+    assert smoothing_scales(x, w, 1.0, powers=False).tolist() == [100.0, 1.0, 1.0, 1.0, 1.0]
     assert smoothing_scales(x, w, 0.5).tolist() == [8.0, 0.5, 1.0, 1.0, 1.0]
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match="0 to 1"):
