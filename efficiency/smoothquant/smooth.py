@@ -1,0 +1,119 @@
+"""Scales that move the difficulty of quantising from activations to weights, and their folding into a model.
+
+    s_j = max|X_j|^alpha / max|W_j|^(1 - alpha)        X' = X diag(s)^-1,  W' = diag(s) W
+
+(SmoothQuant, arXiv 2211.10438, eq. 3 and 4; there W is (in, out)). By default scales are rounded to powers of two:
+then no product, sum or norm is rounded differently, in any floating format, and folding changes no bit of an output
+(Gemma's, whose gain is 1 + w, excepted).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from efficiency.errors import InputError
+from efficiency.smoothquant.graph import Group
+from efficiency.smoothquant.multiply import multiply_input
+from efficiency.smoothquant.weights import divide_norm, divide_rows, matrix, multiply_columns
+
+LEAST, MOST = 2.0**-16, 2.0**16  # of a scale
+
+
+def check_alpha(alpha: float) -> float:
+    """The number itself.
+
+    Raises:
+        InputError: outside 0 to 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha: expected a number from 0 to 1, got {alpha}; 0.5 suits most models")
+    return float(alpha)
+
+
+def smoothing_scales(
+    inputs: Float[Tensor, " channels"], weights: Float[Tensor, " channels"], alpha: float, *, powers: bool = True
+) -> Float[Tensor, " channels"]:
+    """Eq. 4 for each channel, float32.
+
+    Args:
+        inputs: largest absolute value of each channel of the activations, max|X_j|.
+        weights: that of each column of the weights which read it, max|W_j|.
+        alpha: how much of the difficulty moves to the weights, 0 to 1.
+        powers: round to the nearest power of two.
+
+    A channel that is dead on either side (zero, or not finite) gets 1.
+
+    Raises:
+        InputError: ``alpha`` outside 0 to 1.
+    """
+    check_alpha(alpha)
+    x, w = inputs.float(), weights.float()
+    scale = x.pow(alpha) / w.pow(1 - alpha)
+    alive = (x > 0) & (w > 0) & torch.isfinite(scale) & (scale > 0)
+    scale = torch.where(alive, scale, torch.ones_like(scale))
+    if powers:
+        scale = torch.exp2(scale.log2().round())
+    return scale.clamp(LEAST, MOST)
+
+
+def by_row(group: Group, values: Float[Tensor, " channels"], outputs: int) -> Float[Tensor, " rows"]:
+    """Maximum of the channels that come from each output of the group's producer; zero where none does."""
+    assert group.rows is not None
+    rows = group.rows.to(values.device)
+    return torch.zeros(outputs, device=values.device).scatter_reduce(0, rows, values.float(), "amax")
+
+
+def group_scales(
+    model: nn.Module,
+    group: Group,
+    inputs: Float[Tensor, " channels"],
+    alpha: float,
+    *,
+    powers: bool = True,
+    readers: tuple[str, ...] | None = None,
+) -> Float[Tensor, " channels"]:
+    """Scales of a group's input, one a channel; channels of a value that several heads share have one.
+
+    Args:
+        inputs: max|X_j|.
+        readers: whose weights count, those that are to be quantised; all where None.
+    """
+    modules = [model.get_submodule(name) for name in readers or group.readers]
+    columns = torch.stack([matrix(module).abs().amax(dim=0).float() for module in modules]).amax(dim=0)
+    inputs = inputs.to(columns.device)
+    if group.kind != "linear":
+        return smoothing_scales(inputs, columns, alpha, powers=powers)
+    assert group.rows is not None
+    outputs = matrix(model.get_submodule(group.producer)).shape[0]
+    scales = smoothing_scales(by_row(group, inputs, outputs), by_row(group, columns, outputs), alpha, powers=powers)
+    return scales[group.rows.to(scales.device)]
+
+
+@torch.no_grad()
+def fold(model: nn.Module, group: Group, scales: Float[Tensor, " channels"]) -> Float[Tensor, " channels"]:
+    """Divide a group's input by scales and multiply the weights that read it, in place and in float32.
+
+    Into a norm or linear layer where one carries them: no operation is added. An ``input`` group's layers become
+    :class:`~efficiency.smoothquant.multiply.MultipliedLinear`, which multiply once more at run time.
+
+    Args:
+        scales: positive; of a linear producer the same for all channels that come from one output.
+
+    Returns:
+        the scales that were applied, which rounding may have changed (:func:`~.weights.divide_norm`).
+    """
+    scales = scales.float()
+    if group.kind == "norm":
+        scales = divide_norm(model.get_submodule(group.producer), scales)
+    elif group.kind == "linear":
+        assert group.rows is not None
+        producer = model.get_submodule(group.producer)
+        rows = torch.ones(matrix(producer).shape[0], device=scales.device)
+        divide_rows(producer, rows.index_put((group.rows.to(scales.device),), scales))
+    for name in group.readers:
+        multiply_columns(model.get_submodule(name), scales)
+        if group.kind == "input":
+            multiply_input(model, name, 1 / scales)
+    return scales
