@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from rmt.errors import InputError
+from rmt.plugins import adapt_quantization
 
 MEMORIES = ("tokens", "associative")
 MEMORY_UPDATES = ("replace", "gated")
@@ -129,6 +130,7 @@ class RMTConfig(PreTrainedConfig):
         made = super().from_dict({**config_dict, FROM_FILE: True}, **kwargs)
         config: RMTConfig = made[0] if isinstance(made, tuple) else made
         config._validate()  # keyword arguments are set after construction
+        adapt_quantization(config)
         return made
 
     def _refuse_unknown(self, keys: dict[str, Any]) -> None:

@@ -1,0 +1,200 @@
+"""Models with 8-bit layers on disk: safetensors, and ``quantization_config`` in the layout of compressed-tensors.
+
+    save(model, "folder")                          # a Hugging Face model, or any other module
+    model = load("folder")                         # a Hugging Face model, by the class that config.json names
+    load_into(MyModel(), "folder")                 # any other module
+
+What is read is what is kept: no floating-point copy of an 8-bit weight is made. A Hugging Face model that was marked
+(:func:`efficiency.int8.hugging_face.mark`) may as well be saved by its own ``save_pretrained``; this one marks it by
+itself, and writes beside and renames, so that a folder is never half a model, and may be the one it was loaded from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from efficiency.errors import InputError
+from efficiency.int8.files import CONFIG, INDEX, Entry, entries, quantization_config, weight_files
+from efficiency.int8.layout import Layout
+from efficiency.int8.swap import freeze, swap
+
+
+def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
+    """Write a quantised model.
+
+    Args:
+        model: with a ``save_pretrained``, or any module.
+        folder: made where it is not there; files of the same names are replaced once all is written.
+        arguments: of ``save_pretrained``, such as ``max_shard_size``.
+
+    Raises:
+        InputError: no 8-bit layer, or a folder that cannot be written; what stood there still does.
+    """
+    folder, layout = Path(folder), Layout.of(model)
+    told: Any = model
+    with _beside(folder) as part:
+        if hasattr(model, "save_pretrained") and hasattr(model, "config"):
+            from efficiency.int8.hugging_face import mark
+
+            mark(told)
+            told.save_pretrained(part, **arguments)
+        else:
+            from safetensors.torch import save_model
+
+            save_model(model, str(part / "model.safetensors"), metadata={"format": "pt"})
+            (part / CONFIG).write_text(json.dumps({"quantization_config": layout.to_dict()}, indent=2) + "\n")
+
+
+def load(folder: Path | str, kind: Any = None, **arguments: Any) -> Any:
+    """Read a Hugging Face model with 8-bit layers, in eval mode.
+
+    Args:
+        folder: of :func:`save`, of ``save_pretrained``, or of another program that writes int8 in this layout.
+        kind: a class with ``from_pretrained``, such as ``AutoModelForCausalLM``; the one that the configuration names
+            where None.
+        arguments: of ``from_pretrained``, such as ``dtype``.
+
+    Raises:
+        InputError: no such folder, not quantised, a format other than symmetric int8, a file that is cut short, or a
+            weight that is missing or of another shape.
+    """
+    import transformers
+    from transformers import AutoConfig
+
+    from efficiency.int8.hugging_face import adapt
+
+    folder = Path(folder)
+    quantization_config(folder)
+    config, rest = _telling(folder, AutoConfig.from_pretrained, return_unused_kwargs=True, **arguments)
+    adapt(config)
+    if kind is None:
+        names = config.architectures or [""]
+        kind = getattr(transformers, names[0], None)
+        if kind is None:
+            raise InputError(f"{folder}: expected a model of transformers, got {names[0]!r}; give its class as kind")
+    return _telling(folder, kind.from_pretrained, config=config, **rest)
+
+
+def load_into(model: nn.Module, folder: Path | str) -> nn.Module:
+    """Fill a module from a folder of :func:`save`, its linear layers becoming 8-bit where they are in the file.
+
+    Tensors are read one after another, to where the module's are; a module on the meta device is put on the CPU, and
+    what the files do not have (buffers that are not saved) must then be filled by the caller.
+
+    Args:
+        model: of the same structure before it was quantised; changed in place.
+
+    Returns:
+        the same module.
+
+    Raises:
+        InputError: as of :func:`load`; a parameter or buffer that is missing, or one too many.
+    """
+    folder = Path(folder)
+    layout = Layout.from_dict(quantization_config(folder))
+    found = entries(weight_files(folder))
+    _check_rest(model, found)
+    swap(model, layout, found)
+    slots = _slots(model)
+    for file in sorted({entry.file for entry in found.values()}):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - no mapping
+                _fill(slots[name], opened.get_tensor(name))
+    freeze(model)
+    return model
+
+
+Slot = tuple[nn.Module, str]
+
+
+def _slots(model: nn.Module) -> dict[str, list[Slot]]:
+    """Where each tensor of a model hangs: one that is tied, in all places under each of its names."""
+    where: dict[int, list[Slot]] = {}
+    names: dict[str, int] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for part, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names[f"{name}.{part}" if name else part] = id(tensor)
+                where.setdefault(id(tensor), []).append((module, part))
+    return {name: where[one] for name, one in names.items()}
+
+
+def _check_rest(model: nn.Module, found: dict[str, Entry]) -> None:
+    """Refuse a file that lacks a tensor of a module before it is quantised, or has one that it does not know."""
+    wanted = model.state_dict(keep_vars=True)
+    there = {id(tensor) for name, tensor in wanted.items() if name in found}  # tied ones stand there once
+    cure = "give the model that was saved"
+    for name, tensor in wanted.items():
+        if id(tensor) not in there:
+            raise InputError(f"{name}: expected it among the weights, got none; {cure}")
+    for name, entry in found.items():
+        if name.endswith(("weight_scale", "input_scale")):
+            continue
+        if name not in wanted:
+            raise InputError(f"{name}: expected no such weight, got one in the files; {cure}")
+        shape = tuple(wanted[name].shape)
+        if entry.shape != shape:
+            raise InputError(f"{name}: expected shape {shape}, got {entry.shape}; {cure}")
+
+
+def _fill(slots: list[Slot], tensor: torch.Tensor) -> None:
+    owner, part = slots[0]
+    into: torch.Tensor = getattr(owner, part)
+    with torch.no_grad():
+        if into.device.type != "meta":
+            into.copy_(tensor)
+            return
+        fresh = tensor.to(into.dtype)
+        if isinstance(into, nn.Parameter):
+            fresh = nn.Parameter(fresh, requires_grad=into.requires_grad)
+        for module, name in slots:
+            setattr(module, name, fresh)
+
+
+def _telling(folder: Path, function: Any, **arguments: Any) -> Any:
+    """A ``from_pretrained``, whose errors become one clear line."""
+    from safetensors import SafetensorError
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, got nothing there; name the folder of a saved model")
+    try:
+        return function(folder, **arguments)
+    except SafetensorError as error:
+        raise InputError(f"{folder}: expected whole weights, got half a file ({error}); copy it again") from error
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: expected a saved model, got: {reason}; save it again") from error
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder to write in; its files go to ``folder`` at the end, the configuration last."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            part.mkdir(parents=True)
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: expected a folder that can be written, got {error}; give another") from error
+        yield part
+        written = sorted(part.iterdir(), key=lambda p: (p.name == CONFIG, p.name))
+        for file in written:
+            os.replace(file, folder / file.name)
+        names = {p.name for p in written}
+        for old in (*folder.glob("model-*-of-*.safetensors"), folder / "model.safetensors", folder / INDEX):
+            if old.name not in names:
+                old.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""8-bit layers in transformers: a config that saves as compressed-tensors, and a quantizer that loads without it.
+
+transformers reads ``quant_method: compressed-tensors`` with the package of that name, which turns weights into floating
+point at the first forward. So a ``config.json`` of ours says just that, for the programs of others, while a model of
+ours is loaded under a method of our own, :data:`NAME`, that transformers is told of when this module is imported:
+:func:`adapt` puts it in place of the other in a configuration that was read. No package is needed then, layers are
+:class:`~efficiency.int8.linear.Int8Linear` before weights are read, and weights are never anything but int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from efficiency.errors import InputError
+from efficiency.int8.files import entries
+from efficiency.int8.layout import METHOD, Layout
+from efficiency.int8.linear import Int8Linear
+from efficiency.int8.swap import freeze, swap
+from efficiency.surgery import replace_modules
+
+NAME = "int8-linear"
+
+
+@register_quantization_config(NAME)
+class Int8Config(QuantizationConfigMixin):
+    """A :class:`~efficiency.int8.layout.Layout` as transformers wants it; written down as compressed-tensors."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.quant_method: Any = NAME
+        self.layout = layout
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """From a ``quantization_config`` of ``config.json``.
+
+        Raises:
+            InputError: anything but symmetric int8 weights and inputs, see :meth:`Layout.from_dict`.
+        """
+        config = cls(Layout.from_dict({**config_dict, "quant_method": METHOD}))
+        return (config, kwargs) if return_unused_kwargs else config
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``config.json`` says."""
+        return self.layout.to_dict()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """An entry, as of the dictionary that transformers takes this for; the method is our own."""
+        return NAME if key == "quant_method" else self.to_dict().get(key, default)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.to_dict().items()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Int8Config) and self.layout == other.layout
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@register_quantizer(NAME)
+class Int8Quantizer(HfQuantizer):
+    """Puts 8-bit layers in place of linear ones before weights are read, and checks that the files have them."""
+
+    requires_calibration = True
+    quantization_config: Any
+
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> None:
+        found = entries(checkpoint_files) if checkpoint_files else None
+        swap(model, self.quantization_config.layout, found, model.base_model_prefix)
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        freeze(model)
+        # What transformers refuses by this is fine here: half() and float() leave 8-bit weights and scales alone.
+        model.is_quantized = False
+        return model
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        def choose(name: str, module: nn.Module) -> nn.Module | None:
+            if not isinstance(module, Int8Linear):
+                return None
+            plain = nn.Linear(module.in_features, module.out_features, False, device="meta")
+            plain.weight = nn.Parameter(module.dequantised(dtype))
+            plain.register_parameter("bias", module.bias)
+            return plain.train(module.training)
+
+        replace_modules(model, choose)
+        return model
+
+    def is_serializable(self) -> bool:
+        """Models are saved as they are."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whatever is not 8-bit may be trained."""
+        return True
+
+
+def mark(model: PreTrainedModel) -> None:
+    """Tell a model's configuration which of its layers are 8-bit, so that ``save_pretrained`` writes it down.
+
+    Call it once more for a model that a quantised one has become a part of.
+
+    Raises:
+        InputError: no 8-bit layer.
+    """
+    told: Any = model.config
+    layout = Layout.of(model)
+    for module in model.modules():
+        # Only the whole says it: names in a part's configuration would begin elsewhere.
+        inner = getattr(module, "config", None)
+        if isinstance(inner, PreTrainedConfig) and isinstance(getattr(inner, "quantization_config", None), Int8Config):
+            del inner.quantization_config
+    told.quantization_config = Int8Config(layout)
+
+
+def adapt(config: PreTrainedConfig) -> None:
+    """Have a model with this configuration, as read from a file, loaded with 8-bit layers of ours.
+
+    Raises:
+        InputError: it is not quantised, or not in the part of compressed-tensors that we know.
+    """
+    told: Any = config
+    given = getattr(config, "quantization_config", None)
+    if isinstance(given, Int8Config):
+        return
+    if given is None:
+        raise InputError("config.json: expected a quantization_config, got none; the model is not quantised")
+    told.quantization_config = Int8Config(Layout.from_dict(given if isinstance(given, dict) else given.to_dict()))

@@ -1,0 +1,155 @@
+"""Which layers of a model are 8-bit, in the words of compressed-tensors: read from a model, and from a file.
+
+A ``config.json`` of Hugging Face says it under ``quantization_config``: groups of layers with how their weights and
+inputs are quantised, and a list of layers to leave. Of all that compressed-tensors can say this knows one part, that
+of :class:`~efficiency.int8.linear.Int8Linear`: ``int-quantized``, symmetric int8 weights with a scale of each output
+channel, and symmetric int8 inputs with one of each token, of each tensor as it comes, or of a tensor as measured.
+What vLLM, transformers or llm-compressor write in that part is read too. Knows nothing of files and transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from efficiency.errors import InputError
+from efficiency.int8.linear import Int8Linear
+
+METHOD = "compressed-tensors"
+FORMAT = "int-quantized"
+# (strategy, dynamic) of inputs, by the name that Int8Linear has for it.
+INPUTS = {"token": ("token", True), "tensor": ("tensor", True), "static": ("tensor", False)}
+CURE = "quantise the float model again, or load it with the program that wrote it"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which layers are 8-bit, and how their inputs are.
+
+    Attributes:
+        groups: targets, and the ``activations`` of :class:`~efficiency.int8.linear.Int8Linear` for them. A target is a
+            layer's dotted name, ``re:`` and a pattern that its beginning matches, or the name of a class.
+        ignore: layers left as they are, named like targets.
+    """
+
+    groups: tuple[tuple[tuple[str, ...], str], ...]
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layout:
+        """The layout of a model: one group for all linear layers, or groups of names where their inputs differ.
+
+        Raises:
+            InputError: no 8-bit layer.
+        """
+        found: dict[str, list[str]] = {}
+        whole: list[str] = []
+        for name, module in model.named_modules(remove_duplicate=False):
+            if isinstance(module, Int8Linear):
+                found.setdefault(module.activations, []).append(name)
+            elif isinstance(module, nn.Linear):
+                whole.append(name)
+        if not found:
+            raise InputError(
+                f"expected a model with 8-bit layers, got {type(model).__name__} without; quantise it first"
+            )
+        if len(found) == 1:
+            return cls(((("Linear",), next(iter(found))),), tuple(whole))
+        return cls(tuple((tuple(names), kind) for kind, names in found.items()), tuple(whole))
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Layout:
+        """The layout that a ``quantization_config`` describes.
+
+        Raises:
+            InputError: another method or format, or weights or inputs that are not as Int8Linear has them.
+        """
+        _require(config.get("quant_method") == METHOD, f"quant_method {METHOD!r}", config.get("quant_method"))
+        _require(config.get("format") == FORMAT, f"format {FORMAT!r}", config.get("format"))
+        _require(not config.get("kv_cache_scheme"), "no kv_cache_scheme", config.get("kv_cache_scheme"))
+        groups = config.get("config_groups")
+        _require(isinstance(groups, Mapping) and bool(groups), "config_groups", groups)
+        assert isinstance(groups, Mapping)
+        read = tuple(_group(name, group) for name, group in groups.items())
+        return cls(read, tuple(config.get("ignore") or ()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``quantization_config`` of compressed-tensors."""
+        groups = {}
+        for i, (targets, kind) in enumerate(self.groups):
+            strategy, dynamic = INPUTS[kind]
+            groups[f"group_{i}"] = {
+                "targets": list(targets),
+                "weights": _args("channel", False),
+                "input_activations": _args(strategy, dynamic),
+                "output_activations": None,
+                "format": FORMAT,
+            }
+        return {
+            "quant_method": METHOD,
+            "format": FORMAT,
+            "quantization_status": "compressed",
+            "config_groups": groups,
+            "ignore": list(self.ignore),
+            "kv_cache_scheme": None,
+            "global_compression_ratio": None,
+        }
+
+    def activations(self, module: nn.Module, *names: str) -> str | None:
+        """How the inputs of a linear layer are quantised; None where it stays as it is.
+
+        Names come before classes, as in compressed-tensors.
+
+        Args:
+            names: the layer's dotted name, and others that a file may have for it.
+        """
+        if any(_matches(target, module, names) for target in self.ignore):
+            return None
+        fits = [
+            (not any(_matches(target, None, names) for target in targets), kind)
+            for targets, kind in self.groups
+            if any(_matches(target, module, names) for target in targets)
+        ]
+        return min(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
+def _args(strategy: str, dynamic: bool) -> dict[str, Any]:
+    """How compressed-tensors names symmetric int8."""
+    return {"num_bits": 8, "type": "int", "symmetric": True, "strategy": strategy, "dynamic": dynamic}
+
+
+def _matches(target: str, module: nn.Module | None, names: tuple[str, ...]) -> bool:
+    if target.startswith("re:"):
+        return any(re.match(target.removeprefix("re:"), name) for name in names)
+    return target in names or (module is not None and any(target == kind.__name__ for kind in type(module).__mro__))
+
+
+def _group(name: str, group: Any) -> tuple[tuple[str, ...], str]:
+    """Targets of a group, and the kind of its inputs."""
+    _require(isinstance(group, Mapping), f"{name} with weights and input_activations", group)
+    _require(group.get("format") in (None, FORMAT), f"{name} in format {FORMAT!r}", group.get("format"))
+    _require(not group.get("output_activations"), f"{name} without output_activations", group.get("output_activations"))
+    kind = None
+    for part in ("weights", "input_activations"):
+        args = group.get(part)
+        _require(isinstance(args, Mapping), f"{name}.{part}", args)
+        got = {key: args.get(key) for key in ("num_bits", "type", "symmetric")}
+        _require(got == {"num_bits": 8, "type": "int", "symmetric": True}, f"{name}.{part} in symmetric int8", got)
+        how = str(args.get("strategy")), bool(args.get("dynamic"))
+        if part == "weights":
+            _require(how == ("channel", False), f"{name}.weights with a scale of each channel", how[0])
+        else:
+            kind = next((k for k, known in INPUTS.items() if known == how), None)
+            said = f"{name}.input_activations of each token, or of a tensor"
+            _require(kind is not None, said, f"{how[0]}, {'dynamic' if how[1] else 'static'}")
+    assert kind is not None
+    return tuple(group.get("targets") or ()), kind
+
+
+def _require(holds: bool, expected: str, got: object) -> None:
+    if not holds:
+        raise InputError(f"quantization_config: expected {expected}, got {got!r}; {CURE}")

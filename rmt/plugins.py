@@ -1,0 +1,29 @@
+"""Ways to load quantised weights that other packages bring. Knows none of them by name.
+
+This room may not import what is above it, yet what is saved in 8 bit is to come back through plain
+``from_pretrained``. So a package that can load a method of quantisation says so as an entry point of the group
+:data:`GROUP`, under the method's name (``quant_method`` of ``config.json``): a function that is given the configuration
+as it was read, and changes its ``quantization_config`` into one that transformers loads.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from transformers import PreTrainedConfig
+
+GROUP = "rmt.quantization"
+
+
+def adapt_quantization(config: PreTrainedConfig) -> None:
+    """Let a package that knows how the weights are quantised prepare their loading; without one transformers does.
+
+    Args:
+        config: as read; changed in place.
+    """
+    given = getattr(config, "quantization_config", None)
+    if not isinstance(given, dict):
+        return
+    for entry in entry_points(group=GROUP, name=str(given.get("quant_method"))):
+        entry.load()(config)
+        return
