@@ -177,6 +177,7 @@ def append(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Pl
     hidden = model.cell.open(
         model.core,
         state,
+        torch.zeros_like(mask),
         inputs_embeds=text,
         attention_mask=keys_mask.long(),
         position_ids=positions.clamp(min=0),
@@ -259,6 +260,7 @@ def prefill(
     out = model.cell.open(
         model.core,
         state,
+        real & (columns < shift + memory.shape[1]),
         inputs_embeds=moved,
         attention_mask=real.long(),
         position_ids=(columns - shift).clamp(min=0),

@@ -61,6 +61,8 @@ def unlike(some: Sequence[nn.Module]) -> str:
             return f"layer {number} is set up otherwise than layer 0"
         if any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules()):
             return f"layer {number} has hooks, which a batch of layers would not call"
+        if any(t.dtype == torch.int8 for t in layer.parameters()):
+            return f"layer {number} has 8-bit weights, whose products have no batched form"
         # Such as 4-bit weights, which hold more than their numbers; as views of a stack they would lose it.
         if packed := [type(p).__name__ for p in layer.parameters() if nn.Parameter in type(p).__mro__[1:]]:
             return f"layer {number} has weights of a kind of their own ({packed[0]}), not plain parameters"

@@ -6,6 +6,7 @@ Knows nothing of documents, losses or other segments.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +99,10 @@ class AssociativeMemoryCell(nn.Module):
 
     Everything that is written is computed in float32, reading in the number format of the hidden states (float16: too,
     but for what would leave its range).
+
+    Attributes:
+        teller: told where memory tokens stand whenever a layer runs by itself, not in a stack
+            (:meth:`rmt.RMTPreTrainedModel.on_positions`).
     """
 
     def __init__(self, config: RMTConfig) -> None:
@@ -118,6 +123,7 @@ class AssociativeMemoryCell(nn.Module):
         if self.gated:
             self.slot_gate = nn.Parameter(torch.empty(depth, 1, hidden))
             self.slot_gate_bias = nn.Parameter(torch.empty(depth, 1))
+        self.teller: layout.Teller | None = None
 
     @torch.no_grad()
     def reset_parameters(self, std: float, init: Any = initialization) -> None:
@@ -194,7 +200,8 @@ class AssociativeMemoryCell(nn.Module):
             active: rows that have tokens in this segment.
         """
         at = slice(number, number + 1)
-        hidden = layers.run(layer, self.read(at, hidden[None], before)[0], call)
+        with layout.telling(self.teller, partial(layout.marked, hidden, written)):
+            hidden = layers.run(layer, self.read(at, hidden[None], before)[0], call)
         after, gates = self.write(at, hidden[None, :, written], before, active[None])
         return hidden, after, gates
 
@@ -205,22 +212,26 @@ class AssociativeMemoryCell(nn.Module):
     def _ask(self, backbone: nn.Module, segment: Segment, state: State) -> CellOutput:
         """Read one segment and leave the memory as it is; a decoder then needs no memory tokens."""
         laid = self._lay_out(backbone, segment, self.memory if self.layout == "encoder" else self.memory[:0])
-        hidden = self.open(backbone, state, **laid.inputs)
+        hidden = self.open(backbone, state, laid.memory(), **laid.inputs)
         return CellOutput(hidden[:, laid.text], hidden[:, 0], state, None)
 
-    def open(self, backbone: nn.Module, state: State, **inputs: Any) -> Float[Tensor, "batch width hidden"]:
+    def open(
+        self, backbone: nn.Module, state: State, memory: Bool[Tensor, "*batch width"], **inputs: Any
+    ) -> Float[Tensor, "batch width hidden"]:
         """Last hidden states of a segment that is still open: read, not written. For generation.
 
         Args:
             backbone: base model of a decoder.
             state: the memory before the segment.
+            memory: true at the inputs that are memory tokens.
             inputs: of the backbone's forward, a cache among them.
         """
         plan = layers.plan(backbone, self.family, **inputs)
         hidden = plan.hidden
         stack = zip(layers.layers_of(backbone, self.family), plan.calls, Store.of(state).split(), strict=True)
-        for number, (layer, call, store) in enumerate(stack):
-            hidden = layers.run(layer, self.read(slice(number, number + 1), hidden[None], store)[0], call)
+        with layout.telling(self.teller, lambda: memory):
+            for number, (layer, call, store) in enumerate(stack):
+                hidden = layers.run(layer, self.read(slice(number, number + 1), hidden[None], store)[0], call)
         return layers.finish(backbone, self.family, hidden)
 
     def begin(self, backbone: nn.Module, segment: Segment) -> tuple[layout.Laid, layers.Plan]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,14 @@ from rmt.segments import Segment
 Fill = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+@runtime_checkable
+class Teller(Protocol):
+    """Who passes on where memory stands to whoever treats it apart, such as layers with 8-bit weights."""
+
+    def told(self, mask: Bool[Tensor, "*batch positions"] | None) -> AbstractContextManager[Any]:
+        """Inside, that is where memory stands: the mask is True there."""
+
+
 @dataclass(frozen=True)
 class Laid:
     """A segment laid out.
@@ -24,12 +33,33 @@ class Laid:
     Attributes:
         inputs: of the backbone's forward.
         text: columns of the segment's tokens.
-        written: columns of the memory tokens whose outputs are written.
+        read: columns of the memory tokens that stand before the words.
+        written: columns of the memory tokens whose outputs are written; in an encoder the same ones.
     """
 
     inputs: dict[str, Any]
     text: slice
+    read: slice
     written: slice
+
+    def memory(self) -> Bool[Tensor, " positions"]:
+        """True at memory tokens."""
+        return marked(self.inputs["inputs_embeds"], self.read, self.written)
+
+
+def marked(x: Tensor, *columns: slice) -> Bool[Tensor, " positions"]:
+    """True at some columns of an input of shape (batch, positions, features)."""
+    mask = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+    for some in columns:
+        mask[some] = True
+    return mask
+
+
+def telling(
+    teller: Teller | None, where: Callable[[], Bool[Tensor, "*batch positions"]]
+) -> AbstractContextManager[Any]:
+    """Inside, ``teller`` has been told where memory stands; where nobody wants to know, it is not worked out."""
+    return nullcontext() if teller is None else teller.told(where())
 
 
 def encoder(backbone: nn.Module, segment: Segment, special: tuple[int, int], fill: Fill) -> Laid:
@@ -53,7 +83,7 @@ def encoder(backbone: nn.Module, segment: Segment, special: tuple[int, int], fil
     ahead = inputs.shape[1] - text.shape[1]
     mask = torch.cat([seen.new_ones(batch, ahead), seen], dim=1)
     given = {"inputs_embeds": inputs, "attention_mask": mask.long()}
-    return Laid(given, slice(ahead, ahead + width), slice(1, 1 + count))
+    return Laid(given, slice(ahead, ahead + width), slice(1, 1 + count), slice(1, 1 + count))
 
 
 def decoder(backbone: nn.Module, segment: Segment, fill: Fill, *, ahead: bool) -> Laid:
@@ -75,7 +105,7 @@ def decoder(backbone: nn.Module, segment: Segment, fill: Fill, *, ahead: bool) -
         "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
         "use_cache": False,
     }
-    return Laid(given, slice(first, first + width), slice(first + width, first + width + count))
+    return Laid(given, slice(first, first + width), slice(first), slice(first + width, first + width + count))
 
 
 def embeddings(backbone: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,6 +64,9 @@ class TokenMemoryCell(nn.Module):
 
     With ``retrieval_every`` the state also holds copies of old memories, which what the backbone is shown attends to
     (:class:`rmt.cells.retrieval.Retrieval`); what is stored is written as without.
+
+    Attributes:
+        teller: told where memory stands whenever the backbone runs (:meth:`rmt.RMTPreTrainedModel.on_positions`).
     """
 
     def __init__(self, config: RMTConfig) -> None:
@@ -85,6 +88,7 @@ class TokenMemoryCell(nn.Module):
             self.channel_gate = nn.Linear(2 * hidden, hidden)
             self.write_scale = nn.Parameter(torch.empty(hidden))
         self.retrieval = Retrieval(config) if config.retrieval_every else None
+        self.teller: layout.Teller | None = None
 
     @torch.no_grad()
     def reset_parameters(self, std: float, init: Any = nn.init) -> None:
@@ -129,15 +133,19 @@ class TokenMemoryCell(nn.Module):
             memory, text = self.retrieval(memory, text, copies, state["bank_at"] > 0)
         return memory.to(text.dtype), text
 
-    def open(self, backbone: nn.Module, state: State, **inputs: Any) -> Float[Tensor, "batch width hidden"]:
+    def open(
+        self, backbone: nn.Module, state: State, memory: Bool[Tensor, "*batch width"], **inputs: Any
+    ) -> Float[Tensor, "batch width hidden"]:
         """Last hidden states of a segment that is still open: read, not written. For generation.
 
         Args:
             backbone: base model of a decoder.
             state: the memory, which :meth:`inputs` has already put among the inputs.
+            memory: true at the inputs that are memory tokens.
             inputs: of the backbone's forward, a cache among them.
         """
-        out: Tensor = backbone(**inputs).last_hidden_state
+        with layout.telling(self.teller, lambda: memory):
+            out: Tensor = backbone(**inputs).last_hidden_state
         return out
 
     def forward(self, backbone: nn.Module, segment: Segment, state: State, write: bool = True) -> CellOutput:
@@ -152,7 +160,8 @@ class TokenMemoryCell(nn.Module):
         """
         memory = state["tokens"]
         laid = self._lay_out(backbone, segment, state)
-        out = backbone(**laid.inputs).last_hidden_state
+        with layout.telling(self.teller, laid.memory):
+            out = backbone(**laid.inputs).last_hidden_state
         hidden, opening = out[:, laid.text], out[:, 0]
         if not write or not self.config.num_memory_tokens:
             return CellOutput(hidden, opening, state, None)

@@ -8,6 +8,7 @@ The last layer runs for the memory's positions only (:mod:`rmt.executors.narrow`
 
 from __future__ import annotations
 
+from functools import cache
 from math import e, log2
 from typing import Any
 
@@ -22,6 +23,8 @@ from transformers.utils import ModelOutput
 from rmt.executors import scripted
 from rmt.executors.side_by_side import aside, still_wanted
 
+LINEARS = ("attention.self.query", "attention.self.key", "attention.self.value",
+           "attention.output.dense", "intermediate.dense", "output.dense")  # fmt: skip
 ACTIVATIONS = {GELUActivation: "gelu", nn.ReLU: "relu"}
 LARGEST = 2.0**120  # of a softmax's denominator; weights up to it times values stay below what bfloat16 holds
 
@@ -44,6 +47,11 @@ class Product:
             with torch.inference_mode():
                 self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
+    @property
+    def given(self) -> list[Tensor]:
+        """What a layer takes of it."""
+        return [self.weight, self.bias]
+
     def __call__(self, x: Float[Tensor, "rows inputs"], plus: Tensor | None = None) -> Float[Tensor, "rows outputs"]:
         """The product, and ``plus`` of the same shape added to it."""
         return scripted.product(x, self.weight, self.bias, plus, self.packed)
@@ -61,6 +69,55 @@ def _packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
+class ProductOfBytes:
+    """x W^T + b over 8-bit weights, laid out for oneDNN beforehand.
+
+    Args:
+        linears, scale: as of :class:`Product`; layers that :func:`eight_bits` holds of.
+    """
+
+    def __init__(self, *linears: Any, scale: float = 1.0) -> None:
+        with torch.inference_mode():
+            weight = torch.cat([linear.weight.detach() for linear in linears])
+            self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
+            scales = [linear.weight_scale.detach().float().flatten() for linear in linears]
+            biases = [linear.bias.detach().float() for linear in linears]
+            self.scale = torch.cat([scales[0] * scale, *scales[1:]])
+            self.bias = torch.cat([biases[0] * scale, *biases[1:]])
+            self.zeros = torch.zeros(len(weight), dtype=torch.int32)
+
+    @property
+    def given(self) -> list[Tensor]:
+        """What :func:`rmt.executors.scripted.product_of_bytes` takes behind x."""
+        return [self.packed, self.scale, self.zeros, self.bias]
+
+
+def eight_bits(linear: Any) -> bool:
+    """Whether a layer multiplies rows, each with a scale of its own, by 8-bit weights with one a channel."""
+    weight = getattr(linear, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dtype != torch.int8 or not hasattr(linear, "weight_scale"):
+        return False
+    # Layers that are to treat memory apart do so themselves.
+    apart = getattr(linear, "marks", None) is not None
+    return getattr(linear, "activations", "") == "token" and linear.bias is not None and not apart
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether oneDNN multiplies bytes here, and rightly: without VNNI large sums would be cut off."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")):
+        return False
+    try:
+        with torch.inference_mode():
+            linear = nn.Linear(64, 16)
+            linear.weight = nn.Parameter(torch.full((16, 64), 127, dtype=torch.int8), requires_grad=False)
+            linear.weight_scale, linear.bias = torch.ones(16, 1), nn.Parameter(torch.ones(16))
+            got = scripted.product_of_bytes(torch.full((16, 64), 127.0), *ProductOfBytes(linear).given)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False  # private names and forms, which a release may change
+    return bool((got == 64 * 127 * 127 + 1).all())
+
+
 class Layer:
     """One layer, ready to run.
 
@@ -71,16 +128,18 @@ class Layer:
     def __init__(self, layer: Any) -> None:
         own, size = layer.attention.self, layer.attention.self.attention_head_size
         attended, fed = layer.attention.output, layer.output
-        qkv = Product(own.query, own.key, own.value, scale=log2(e) / size**0.5)
-        out, up, down = Product(attended.dense), Product(layer.intermediate.dense), Product(fed.dense)
         norms = (attended.LayerNorm, fed.LayerNorm)
-        self._run = scripted.fast_layer()
+        self.of_bytes = eight_bits(own.query)
+        kind: Any = ProductOfBytes if self.of_bytes else Product
+        qkv = kind(own.query, own.key, own.value, scale=log2(e) / size**0.5)
+        out, up, down = kind(attended.dense), kind(layer.intermediate.dense), kind(fed.dense)
+        affine = [[norm.weight.detach(), norm.bias.detach()] for norm in norms]
+        if self.of_bytes:
+            affine = [[tensor.float() for tensor in pair] for pair in affine]
+        self._run = scripted.fast_layer_of_bytes() if self.of_bytes else scripted.fast_layer()
         self._given = (
-            [
-                *(qkv.weight, qkv.bias, out.weight, out.bias, norms[0].weight, norms[0].bias),
-                *(up.weight, up.bias, down.weight, down.bias, norms[1].weight, norms[1].bias),
-            ],
-            [product.packed for product in (qkv, out, up, down)],
+            [*qkv.given, *out.given, *affine[0], *up.given, *down.given, *affine[1]],
+            norms[0].weight.dtype == torch.bfloat16 if self.of_bytes else [p.packed for p in (qkv, out, up, down)],
             [norm.eps for norm in norms],
             ACTIVATIONS[type(layer.intermediate.intermediate_act_fn)],
             own.query.out_features // size,
@@ -108,6 +167,7 @@ class LeanEncoder(nn.Module):
         super().__init__()
         self.view, self.rows = view, rows
         self.layers = [Layer(layer) for layer in core.get_submodule(path).children()]
+        self.of_bytes = self.layers[0].of_bytes
 
     def get_input_embeddings(self) -> nn.Module:
         """Word embeddings."""
@@ -126,7 +186,7 @@ class LeanEncoder(nn.Module):
             out, most = self._run(x, whole=False)
             if not most < LARGEST:  # also where it is no number
                 out, _ = self._run(x, whole=True)
-        return BaseModelOutput(last_hidden_state=out)
+        return BaseModelOutput(last_hidden_state=out)  # float32 where products are of bytes
 
     def _embed(self, words: Tensor) -> Tensor:
         """Words with their places: as the module gives it, BERT's own in three operations."""
@@ -142,7 +202,7 @@ class LeanEncoder(nn.Module):
         """Hidden states after the last layer, and the largest denominator of a softmax."""
         batch, width, hidden = x.shape
         rows, totals = min(self.rows, width), []
-        x = scripted.padded(x)
+        x = scripted.padded(x.float() if self.of_bytes else x)
         for layer in self.layers:
             still_wanted()
             wanted = rows if layer is self.layers[-1] else width
@@ -165,10 +225,12 @@ def suits(core: nn.Module, path: str) -> bool:
         norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
         if not all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms):
             return False
-        own = layer.attention.self
-        linears = (own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense)
-        if not all(type(linear) is nn.Linear for linear in (*linears, layer.output.dense)):
-            return False  # a layer that is quantised or adapted has products of its own
+        own, linears = layer.attention.self, [layer.get_submodule(name) for name in LINEARS]
+        plain = all(type(linear) is nn.Linear for linear in linears)
+        if not plain and not (all(map(eight_bits, linears)) and multiplies_bytes()):
+            return False  # a layer that is adapted, or quantised in other ways, has products of its own
+        if plain != (type(layers[0].attention.self.query) is nn.Linear):
+            return False
         if getattr(own, "is_decoder", False) or getattr(own, "position_embedding_type", "absolute") != "absolute":
             return False
     return bool(layers)

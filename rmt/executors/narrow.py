@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmt.backbone import family_of
+from rmt.cells.layout import Teller, marked, telling
 from rmt.executors.lean import LeanEncoder, suits
 from rmt.layers import put, shallow
 from rmt.models.base import RMTPreTrainedModel
@@ -40,33 +41,36 @@ def writer(model: RMTPreTrainedModel) -> Any:
     if not family.like_bert or model.config.memory != "tokens" or not model.config.num_memory_tokens:
         return model
     rows = 1 + model.config.num_memory_tokens
-    view = narrow(model.core, family.layers, rows)
+    view = narrow(model.core, family.layers, rows, model.cell.teller)
     return Writer(
         model.cell, LeanEncoder(view, model.core, family.layers, rows) if suits(model.core, family.layers) else view
     )
 
 
-def narrow(core: nn.Module, path: str, rows: int) -> nn.Module:
+def narrow(core: nn.Module, path: str, rows: int, teller: Teller | None = None) -> nn.Module:
     """A view of an encoder that gives last hidden states of the first ``rows`` positions only.
 
     Modules on the way to the layer are copied without their parts, all others are shared.
 
     Args:
         core: base model with a list of BERT layers at ``path``, such as ``encoder.layer``.
+        rows: of [CLS] and memory.
+        teller: told where memory stands among those positions, when they run by themselves.
     """
     view = shallow(core)
     *before, last = core.get_submodule(path).children()
-    put(view, path, nn.ModuleList([*before, LastLayer(last, rows)]))
+    put(view, path, nn.ModuleList([*before, LastLayer(last, rows, teller)]))
     return view
 
 
 class LastLayer(nn.Module):
     """A BERT layer (``attention.self``, ``attention.output``, ``feed_forward_chunk``) run for its first positions."""
 
-    def __init__(self, layer: nn.Module, rows: int) -> None:
+    def __init__(self, layer: nn.Module, rows: int, teller: Teller | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.rows = rows
+        self.teller = teller
 
     def forward(
         self,
@@ -91,12 +95,9 @@ class LastLayer(nn.Module):
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
 
-        seen = F.scaled_dot_product_attention(
-            heads(attention.query(first)),
-            heads(attention.key(hidden_states)),
-            heads(attention.value(hidden_states)),
-            attn_mask=mask,
-            scale=attention.scaling,
-        )
-        out: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
+        k, v = heads(attention.key(hidden_states)), heads(attention.value(hidden_states))
+        with telling(self.teller, lambda: marked(first, slice(1, self.rows))):
+            q = heads(attention.query(first))
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scaling)
+            out: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
         return out

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from rmt.errors import InputError
 from rmt.models.base import RMTPreTrainedModel
@@ -56,15 +58,23 @@ def for_reading(model: Model, dtype: str | torch.dtype = "auto") -> Model:
     """
     wanted = as_dtype(dtype, model.device)
     twin = copy.deepcopy(model).eval().requires_grad_(False)
+    exact = {id(p) for p in twin.cell.parameters()} | {id(p) for p in _scales(twin)}
     for parameter in twin.parameters():
         # Not buffers: rotary frequencies in bfloat16 would turn far positions by tenths of a radian. Nor bytes, which
         # quantised layers read themselves.
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(wanted)
-    twin.cell = copy.deepcopy(model.cell).eval().requires_grad_(False).float()
+            parameter.data = parameter.data.to(torch.float32 if id(parameter) in exact else wanted)
+    twin.cell.float()
     if model.device.type == "cpu" and wanted == torch.bfloat16:
         _set_attention(twin, "eager")
     return twin
+
+
+def _scales(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Scales of 8-bit weights and of what they multiply: in bfloat16 they would be wrong by as much as the bytes."""
+    for module in model.modules():
+        if getattr(getattr(module, "weight", None), "dtype", None) == torch.int8:
+            yield from (p for name, p in module.named_parameters(recurse=False) if name.endswith("_scale"))
 
 
 def _set_attention(model: RMTPreTrainedModel, name: str) -> None:

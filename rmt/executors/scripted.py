@@ -71,6 +71,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, whole: bool) -> tuple[Tensor, Tensor
     return torch.bmm(weights, v).div_(total), total
 
 
+def mix(qkv: Tensor, mixed: Tensor, heads: int, batch: int, width: int, rows: int, whole: bool) -> Tensor:
+    """Attention of the first ``rows`` positions, put into ``mixed`` (batch * rows, padded, hidden); sums of weights.
+
+    Args:
+        qkv: query, key and value side by side, (batch * width, padded, 3 * hidden).
+    """
+    qkv = qkv[: batch * width].view(batch, width, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv[0][:, :, :rows].flatten(0, 1), qkv[1].flatten(0, 1), qkv[2].flatten(0, 1)
+    seen, total = attend(q, k, v, whole)
+    mixed[: batch * rows].view(batch, rows, heads, -1).copy_(seen.view(batch, heads, rows, -1).transpose(1, 2))
+    return total
+
+
 def layer(
     x: Tensor,
     weights: list[Tensor],
@@ -98,13 +111,9 @@ def layer(
     """
     hidden = x.shape[1]
     qkv = product(x, weights[0], weights[1], None, packed[0])
-    qkv = qkv[: batch * width].view(batch, width, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv[0][:, :, :rows].flatten(0, 1), qkv[1].flatten(0, 1), qkv[2].flatten(0, 1)
-    seen, total = attend(q, k, v, whole)
-    seen = seen.view(batch, heads, rows, -1).transpose(1, 2)
     first = x if rows == width else padded(x[: batch * width].view(batch, width, hidden)[:, :rows])
-    mixed = x.new_zeros([first.shape[0], hidden])
-    mixed[: batch * rows].view(batch, rows, heads, -1).copy_(seen)
+    mixed = torch.zeros_like(first)
+    total = mix(qkv, mixed, heads, batch, width, rows, whole)
     mixed = product(mixed, weights[2], weights[3], first, packed[1])
     x = F.layer_norm(mixed, [hidden], weights[4], weights[5], epsilons[0])
     up = product(x, weights[6], weights[7], None, packed[2])
@@ -113,12 +122,83 @@ def layer(
     return x, total.amax()
 
 
+def eighth(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as bytes, round(x / s) + 128 with s = max|x| / 127 of each row, and s of shape (rows, 1); x in float32.
+
+    By way of int8: to uint8 a CPU converts numbers one by one, ten times slower.
+    """
+    scale = x.abs().amax(1, True).div_(127).clamp_(min=1.2e-38)
+    return (x / scale).round_().to(torch.int8).view(dtype=torch.uint8).bitwise_xor_(
+        128
+    ), scale  # keyword: for TorchScript
+
+
+def product_of_bytes(x: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor, bias: Tensor) -> Tensor:
+    """x W^T + b with rows of x as bytes, in float32; oneDNN takes one scale for all rows, so theirs come after.
+
+    Args:
+        x: (rows, inputs), float32.
+        weight: int8, laid out for oneDNN; its scales (outputs) and zero points beside it.
+    """
+    rows, own = eighth(x)
+    out = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, 128, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return torch.addcmul(bias, out, own)
+
+
+def layer_of_bytes(
+    x: Tensor,
+    weights: list[Tensor],
+    low: bool,
+    epsilons: list[float],
+    activation: str,
+    heads: int,
+    batch: int,
+    width: int,
+    rows: int,
+    whole: bool,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`layer`, with 8-bit products.
+
+    Between products all is float32: at the size of a segment that costs a CPU no more than bfloat16, and a cast less.
+
+    Args:
+        x: as there, in float32.
+        weights: of each product weight, scales, zero points and bias; two norms behind the second and the last.
+        low: whether attention is in bfloat16.
+    """
+    hidden = x.shape[1]
+    qkv = product_of_bytes(x, weights[0], weights[1], weights[2], weights[3])
+    if low:
+        qkv = qkv.to(torch.bfloat16)
+    first = x if rows == width else padded(x[: batch * width].view(batch, width, hidden)[:, :rows])
+    mixed = torch.zeros_like(first)
+    total = mix(qkv, mixed, heads, batch, width, rows, whole)
+    mixed = product_of_bytes(mixed, weights[4], weights[5], weights[6], weights[7]).add_(first)
+    x = F.layer_norm(mixed, [hidden], weights[8], weights[9], epsilons[0])
+    up = product_of_bytes(x, weights[10], weights[11], weights[12], weights[13])
+    up = F.gelu(up) if activation == "gelu" else F.relu(up)
+    down = product_of_bytes(up, weights[14], weights[15], weights[16], weights[17]).add_(x)
+    return F.layer_norm(down, [hidden], weights[18], weights[19], epsilons[1]), total.amax()
+
+
 @cache
 def fast_layer() -> Callable[..., Any]:
     """:func:`layer`, as TorchScript where that is to be had. Not for several threads at a time."""
+    return _scripted(layer)
+
+
+@cache
+def fast_layer_of_bytes() -> Callable[..., Any]:
+    """:func:`layer_of_bytes`, likewise."""
+    return _scripted(layer_of_bytes)
+
+
+def _scripted(function: Callable[..., Any]) -> Callable[..., Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            return torch.jit.script(layer)
+            return torch.jit.script(function)
         except Exception:  # TorchScript, an operation of oneDNN's, or the source of this file is not there
-            return layer
+            return function

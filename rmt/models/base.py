@@ -16,6 +16,7 @@ from transformers import initialization as init
 from rmt import backbone as family
 from rmt import orders
 from rmt.cells import AssociativeMemoryCell, TokenMemoryCell, new_cell
+from rmt.cells.layout import Teller
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.errors import InputError
@@ -86,6 +87,20 @@ class RMTPreTrainedModel(PreTrainedModel):
     def is_gradient_checkpointing(self) -> bool:
         """Whether activations are recomputed in backward."""
         return self.config.recurrence == "checkpointed"
+
+    def on_positions(self, teller: Teller | None) -> None:
+        """Tell ``teller`` which positions are memory tokens, around each run of the backbone or of one of its layers.
+
+        The mask is true at memory tokens, those that are read and those that are written; of shape (positions,), or
+        (batch, positions) where they stand elsewhere in each row, as in a padded prompt of ``generate``. Positions are
+        those of what the backbone is given, so a token that goes on from a cache is one position and no memory. A
+        learned layer that treats memory apart, such as one with 8-bit weights, shares the object and looks there.
+
+        Args:
+            teller: has ``told(mask)``, a context manager; copied with the model, so that copies read side by side.
+                None for nobody. It is not saved.
+        """
+        self.cell.teller = teller
 
     def initial_memory(self, batch_size: int = 1) -> Memory:
         """The memory before anything is read; its tensors are described by the cell."""
