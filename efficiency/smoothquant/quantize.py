@@ -15,6 +15,7 @@ from tqdm import tqdm
 from efficiency.errors import InputError
 from efficiency.int8.linear import ACTIVATIONS, LEVELS, Int8Linear
 from efficiency.int8.marks import Marks
+from efficiency.int8.siblings import put_together
 from efficiency.smoothquant.collect import Calibration, collect
 from efficiency.smoothquant.graph import LAYERS, Group, find_groups
 from efficiency.smoothquant.multiply import MultipliedLinear, to_int8
@@ -277,6 +278,7 @@ def _round(
         return layer
 
     report.quantised = replace_modules(model, choose)
+    put_together(model, Int8Linear)
 
 
 def _bytes(module: nn.Module) -> int:

@@ -1,0 +1,187 @@
+"""``rmt quantize``: a model with 8-bit linear layers, calibrated on documents that it reads with its own memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rmt.cli.models import MODEL_HELP
+
+if TYPE_CHECKING:
+    import efficiency.smoothquant.report
+    import rmt.data.tokens
+    import rmt.models.base
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the quantised model to.")],
+    data: Annotated[
+        str, typer.Option(help="Text to calibrate on, and other text of it to check with; anything `rmt read` takes.")
+    ] = "installed:",
+    alpha: Annotated[
+        str, typer.Option(help="How much of the outliers moves into weights: 0 to 1, search, or none for no smoothing.")
+    ] = "search",
+    activations: Annotated[
+        str, typer.Option(help="Scales of inputs: token (of each row), tensor (of each input) or static.")
+    ] = "token",
+    memory: Annotated[str, typer.Option(help="int8, or float to keep inputs at memory tokens unrounded.")] = "int8",
+    tokens: Annotated[str, typer.Option(help="Tokens to calibrate on: 16k is 16,000.")] = "16k",
+    statistics: Annotated[
+        Path | None, typer.Option(help="File for what calibration saw: used where it is there, else written.")
+    ] = None,
+    check: Annotated[
+        str, typer.Option(help="Tokens of a document to compare both models on; 0 for no report.")
+    ] = "16k",
+    n: Annotated[int, typer.Option("--n", min=1, help="Documents of the tasks, for models that answer them.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the documents to check with.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show bars on standard error.")] = True,
+) -> None:
+    """Make a model's linear layers 8-bit (SmoothQuant, W8A8), and say what that changed.
+
+    The output is a folder like any other model's: read, ask and eval take it. The report compares it with the model as
+    it was, in the format that it reads in: size, speed, answers or perplexity, and how far the memory strays, segment
+    by segment (OUTPUT/memory_error.png).
+
+    \b
+    Examples:
+      rmt quantize bundled -o minilm-int8
+      rmt quantize llama-rmt -o llama-int8 --alpha 0.5 --data books/
+      rmt read war_and_peace.txt -o peace.memory --model minilm-int8
+    """
+    from rmt.cli import models
+    from rmt.cli.evaluate import parse_lengths
+    from rmt.cli.quantize_report import compare, show
+    from rmt.errors import InputError
+
+    wanted, (calibrating,) = parse_alpha(alpha), parse_lengths(tokens)
+    checked = 0 if check == "0" else parse_lengths(check)[0]
+    if output.is_file() or not output.expanduser().absolute().parent.is_dir():
+        raise InputError(f"{output}: expected a folder whose parent is there; choose another output")
+    before, tokenizer = models.load(model)
+    from rmt.reader import Reader
+
+    reader = Reader(before, tokenizer)
+    output.mkdir(exist_ok=True)
+    with reader.tokens_of(data, output / "text.tokens", progress=progress) as text:
+        if len(text) < calibrating + checked:
+            raise InputError(
+                f"--data: expected {calibrating + checked:,} tokens to calibrate and check on, got {len(text):,} in "
+                f"{data}; give more text, or less to --tokens and --check"
+            )
+        after, report = quantised(
+            before, text[:calibrating], wanted, activations, memory, statistics, progress=progress
+        )
+        save(after, tokenizer, output, report)
+        found: dict[str, Any] = {"model": model, "layers": len(report.quantised), "left": report.left}
+        if checked:
+            part, picture = (calibrating, calibrating + checked), output / "memory_error.png"
+            found |= compare(before, after, tokenizer, text, part, n=n, seed=seed, progress=progress, picture=picture)
+    (output / "text.tokens").unlink(missing_ok=True)
+    found |= {"bytes_before": report.bytes_before, "bytes_after": report.bytes_after}
+    write_beside(output / "quantize.json", json.dumps(found, indent=2))
+    typer.echo(json.dumps(found, indent=2) if as_json else show(found, output))
+
+
+def parse_alpha(text: str) -> float | str | None:
+    """A number, ``search``, or None for none.
+
+    Raises:
+        InputError: anything else.
+    """
+    from rmt.errors import InputError
+
+    if text in ("search", "none"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--alpha: expected a number from 0 to 1, search or none, got {text!r}") from error
+
+
+def quantised(
+    model: rmt.models.base.RMTPreTrainedModel,
+    ids: Any,
+    alpha: float | str | None,
+    activations: str,
+    memory: str,
+    statistics: Path | None,
+    *,
+    progress: bool,
+) -> tuple[Any, efficiency.smoothquant.report.SmoothReport]:
+    """A quantised copy, and what was done.
+
+    Args:
+        ids: tokens to calibrate on, read as one document with the model's own memory.
+
+    Raises:
+        InputError: settings or a model that cannot be quantised so.
+    """
+    import copy
+
+    from efficiency.errors import InputError as Wrong
+    from efficiency.int8 import Marks
+    from efficiency.smoothquant import Statistics, smooth_quantize
+    from rmt.errors import InputError
+
+    after, marks = copy.deepcopy(model).eval(), Marks()
+    after.on_positions(marks)
+    known = None
+    try:
+        if statistics is not None and statistics.exists():
+            known = Statistics.load(statistics)
+        report = smooth_quantize(
+            after,
+            lambda it: rollout(it, ids, progress),
+            alpha=alpha,
+            activations=activations,
+            memory=memory,
+            marks=marks,
+            statistics=known,
+            progress=progress,
+        )
+        if statistics is not None and known is None and report.statistics is not None:
+            report.statistics.save(statistics)
+    except Wrong as error:
+        raise InputError(f"quantize: {error}") from error
+    if memory == "int8":
+        after.on_positions(None)
+    return after, report
+
+
+def rollout(model: Any, ids: Any, progress: bool) -> None:
+    """Read a document segment by segment, each with the memory that the one before left."""
+    import torch
+    from tqdm import tqdm
+
+    from rmt.executors import Sequential
+    from rmt.segments import split
+
+    size = model.config.segment_size
+    with torch.no_grad():
+        state, run = model.initial_memory().tensors, Sequential()
+        for start in tqdm(range(0, len(ids), size), desc="calibrating", unit="segment", disable=not progress):
+            part = torch.as_tensor(ids[start : start + size]).long()[None].to(model.device)
+            state = run.read(model, split(part, None, size), state)
+
+
+def save(model: Any, tokenizer: Any, folder: Path, report: Any) -> None:
+    """The model and its tokenizer, as ``save_pretrained`` does; and which layers were smoothed how."""
+    from efficiency.int8.checkpoint import save as write
+    from rmt.cli.evaluate import bad_input
+
+    with bad_input():
+        write(model, folder)
+        tokenizer.save_pretrained(folder)
+        write_beside(folder / "smoothing.txt", f"{report}\n")
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
