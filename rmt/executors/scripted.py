@@ -125,12 +125,10 @@ def layer(
 def eighth(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows as bytes, round(x / s) + 128 with s = max|x| / 127 of each row, and s of shape (rows, 1); x in float32.
 
-    By way of int8: to uint8 a CPU converts numbers one by one, ten times slower.
+    By way of int8: from float32 to uint8 a CPU converts numbers one by one, ten times slower.
     """
     scale = x.abs().amax(1, True).div_(127).clamp_(min=1.2e-38)
-    return (x / scale).round_().to(torch.int8).view(dtype=torch.uint8).bitwise_xor_(
-        128
-    ), scale  # keyword: for TorchScript
+    return (x / scale).round_().to(torch.int8).to(torch.uint8).bitwise_xor_(128), scale
 
 
 def product_of_bytes(x: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor, bias: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
     python scripts/bench/reading.py                                  # all three, about ten minutes on two cores
     python scripts/bench/reading.py --only speed --text books/       # on a text of yours
     python scripts/bench/reading.py --only speed --max-length 2000000   # long documents; on a GPU where there is one
+    python scripts/bench/reading.py --only speed --int8              # the reader with 8-bit linear layers
     python scripts/bench/reading.py --quick                          # seconds, to see that it runs
 
 Expect, on a CPU that multiplies bfloat16 in hardware: reading at least 4.0 times the reference's tokens/s (3.3 with
@@ -52,7 +53,8 @@ def measure_speed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rmt.reference import as_reference
 
     model, tokenizer = subject.load(args.model, args.segment_size, args.device)
-    reader, twin = Reader(model, tokenizer, dtype=args.dtype, executor=args.executor), as_reference(model)
+    read = subject.in_bytes(model) if args.int8 else model
+    reader, twin = Reader(read, tokenizer, dtype=args.dtype, executor=args.executor), as_reference(model)
     lengths = ladder(SPEED_LENGTHS, args.max_speed_length)
     spare = min(lengths[-1], SPEED_LONGEST)
     text = subject.cut(args.text, tokenizer, lengths[-1] + spare, folder / "speed.txt")
@@ -96,7 +98,7 @@ def say(line: str) -> None:
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures belong to."""
-    names = ("model", "text", "segment_size", "dtype", "executor", "device", "quick")
+    names = ("model", "text", "segment_size", "dtype", "executor", "device", "int8", "quick")
     return {name: getattr(args, name) for name in names}
 
 
@@ -125,6 +127,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="documents of each length (speed); 5")
     parser.add_argument("--max-length", type=int, help="tokens of the longest document; 2000000, for speed 64000")
     parser.add_argument("--dtype", default="auto", help="the reader's: auto, float32, bfloat16 or float16")
+    parser.add_argument("--int8", action="store_true", help="speed of a reader with 8-bit linear layers, uncalibrated")
     parser.add_argument("--executor", default="auto", help="the reader's: auto, or one of rmt.executors.EXECUTORS")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="of speed and memory")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for JSON and pictures")

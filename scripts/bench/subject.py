@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from efficiency.int8 import Int8Linear
 from rmt import pretrained
 from rmt.backbone import check_segment_size
 from rmt.data.sources import iter_text
@@ -72,6 +74,16 @@ def load(name: str, segment_size: int, device: str = "cpu") -> tuple[Any, Any]:
     check_segment_size(model.config.backbone_config, segment_size, model.config.num_memory_tokens)
     model.config.segment_size = segment_size
     return model.to(place(device)), tokenizer
+
+
+def in_bytes(model: Any) -> Any:
+    """A copy with 8-bit linear layers in its backbone, rounded as they are: no calibration, for speed alone."""
+    twin = copy.deepcopy(model)
+    for name, module in list(twin.core.named_modules()):
+        if type(module) is nn.Linear:
+            parent, _, leaf = name.rpartition(".")
+            setattr(twin.core.get_submodule(parent), leaf, Int8Linear.from_linear(module))
+    return twin
 
 
 def fresh(segment_size: int) -> RMTForSequenceClassification:
