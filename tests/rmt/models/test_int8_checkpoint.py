@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+import rmt
 from efficiency.errors import InputError
 from efficiency.int8 import Int8Linear
 from efficiency.int8.checkpoint import load, save
@@ -77,6 +78,15 @@ def test_a_quantised_backbone_made_recurrent_comes_back(tmp_path: Path) -> None:
     again = RMTForCausalLM.from_pretrained(tmp_path / "whole")
     assert same_state(model, again)
     assert same_state(inner, again.backbone)
+
+
+def test_a_quantised_backbone_that_nobody_marked_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
+    inner = quantised(llama())
+    mark(inner)
+    model = RMTForCausalLM.from_backbone(inner, segment_size=4, num_memory_tokens=3)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(rmt.InputError, match="for the whole model, got one of its backbone only"):
+        RMTForCausalLM.from_pretrained(tmp_path)
 
 
 def test_a_configuration_may_be_read_copied_and_written(tmp_path: Path) -> None:
