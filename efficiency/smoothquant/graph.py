@@ -160,7 +160,7 @@ def output_rows(rows: str, outputs: int, inputs: int, head: int = 0) -> Int[Tens
         return at // head * 3 * head + 2 * head + at % head
     if rows == "grouped":
         return at // head // (inputs // outputs) * head + at % head
-    assert rows == "same" and outputs == inputs, f"{rows}: {outputs} outputs, {inputs} inputs"
+    assert (rows, outputs) == ("same", inputs), f"{rows}: {outputs} outputs, {inputs} inputs"
     return at
 
 

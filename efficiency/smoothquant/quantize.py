@@ -47,7 +47,7 @@ def smooth_quantize(
     memory_weight: float = 1.0,
     statistics: Statistics | None = None,
     multiply: bool = False,
-    powers: bool = True,
+    powers: bool = False,
     samples: int = 64,
     progress: bool = True,
 ) -> SmoothReport:
@@ -68,7 +68,7 @@ def smooth_quantize(
         memory_weight: of the memory's maxima and errors against the text's.
         statistics: of an earlier calibration; for ``search`` with kept rows.
         multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time.
-        powers: round scales to powers of two, so that smoothing by itself changes no bit.
+        powers: round scales to powers of two, so that smoothing by itself changes no bit; a little more error in 8 bits.
         samples: rows kept of each group for ``search``.
         progress: show bars.
 

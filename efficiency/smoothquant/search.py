@@ -3,7 +3,8 @@
     loss(alpha) = |Q(X / s) Q(s W)^T - X W^T|^2 / |X W^T|^2        summed over the layers of the group
 
 where Q rounds to 8 bits: rows of W with a scale each, X as the activations will be. No smoothing is a candidate, too,
-so on the kept rows a group is never worse than without.
+so on the kept rows a group is never worse than without. A scale of the whole input is that of the maxima which
+calibration saw, also where it will be taken as the input comes: the few rows kept seldom hold the largest.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def group_loss(
                 continue
             y = x @ exact.t()
             smooth = x / s
-            found = round_rows(smooth, largest_of(smooth, activations, channels)) @ coarse.t()
+            found = round_rows(smooth, None if activations == "token" else channels.amax()) @ coarse.t()
             wrong += weights[kind] * float((found - y).square().sum() / len(x))
             whole += weights[kind] * float(y.square().sum() / len(x))
     return wrong / whole if whole else 0.0
@@ -118,7 +119,7 @@ def search_alpha(
     activations: str = "token",
     memory_weight: float = 1.0,
     memory: bool = True,
-    powers: bool = True,
+    powers: bool = False,
     readers: tuple[str, ...] | None = None,
 ) -> Found:
     """The best alpha of a grid for one group; arguments as of :func:`group_loss`.

@@ -191,9 +191,9 @@ def test_what_others_use_carries_nothing():
 
 def test_scales_follow_equation_4_and_dead_channels_are_left():
     x, w = torch.tensor([100.0, 1.0, 0.0, 4.0, torch.inf]), torch.tensor([1.0, 4.0, 2.0, 0.0, 1.0])
-    assert smoothing_scales(x, w, 0.5, powers=False).tolist() == [10.0, 0.5, 1.0, 1.0, 1.0]
+    assert smoothing_scales(x, w, 0.5).tolist() == [10.0, 0.5, 1.0, 1.0, 1.0]
     assert smoothing_scales(x, w, 1.0, powers=False).tolist() == [100.0, 1.0, 1.0, 1.0, 1.0]
-    assert smoothing_scales(x, w, 0.5).tolist() == [8.0, 0.5, 1.0, 1.0, 1.0]
+    assert smoothing_scales(x, w, 0.5, powers=True).tolist() == [8.0, 0.5, 1.0, 1.0, 1.0]
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match="0 to 1"):
             smoothing_scales(x, w, wrong)
