@@ -31,7 +31,6 @@ PACKAGES = ("rmt", "efficiency", "multimodal", "evals")
 # would refuse, accelerate builds model outputs from a dictionary, and TorchScript compiles functions from their source.
 # Triton does so too. They live in modules of their own.
 UNCHECKED = {"rmt.config", "rmt.models.outputs", "rmt.executors.scripted", "efficiency.int8.triton_kernels"}
-UNCHECKED |= {"efficiency.int8.linear"}  # its Self is more than the type checker takes outside of a class
 # With the numeric tower an int is accepted where a float is declared, as in PEP 484.
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 

@@ -67,8 +67,14 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features, self.activations = in_features, out_features, activations
         shape = out_features, in_features
         self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.int8, device=device), requires_grad=False)
-        self.weight_scale = nn.Parameter(torch.ones(out_features, 1, device=device), requires_grad=False)
-        one = nn.Parameter(torch.ones(1, device=device), requires_grad=False) if activations == "static" else None
+        self.weight_scale = nn.Parameter(
+            torch.ones(out_features, 1, device=device, dtype=torch.float32), requires_grad=False
+        )
+        one = (
+            nn.Parameter(torch.ones(1, device=device, dtype=torch.float32), requires_grad=False)
+            if activations == "static"
+            else None
+        )
         self.register_parameter("input_scale", one)
         given = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", given)
@@ -121,8 +127,7 @@ class Int8Linear(nn.Module):
             with torch.no_grad():
                 return self._product(x)
         flat = x.reshape(-1, x.shape[-1])
-        # No kernel, or nothing to multiply.
-        y = self._unrounded(flat) if flat.device.type != "cpu" or not len(flat) else self._rounded(x, flat)
+        y = self._rounded(x, flat) if flat.device.type == "cpu" and len(flat) else self._elsewhere(flat)
         exact = None if self.marks is None else self.marks.rows(x)
         if exact is not None:
             rows = exact.flatten().nonzero().flatten()
@@ -133,6 +138,16 @@ class Int8Linear(nn.Module):
     @torch.compiler.disable
     def _uncompiled(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         return self._product(x)
+
+    def _elsewhere(self, flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """The product on a GPU; in floating point on a device without 8-bit kernels, and of no rows."""
+        if flat.device.type != "cuda" or not len(flat):
+            return self._unrounded(flat)
+        from efficiency.int8.cuda import int8_linear_cuda
+
+        how: dict[str, Any] = {"activations": self.activations, "input_scale": self.input_scale}
+        y: Tensor = int8_linear_cuda(flat, self.weight, self.weight_scale, self.bias, **how)
+        return y
 
     def _rounded(self, x: Float[Tensor, "*rows in"], flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
         """The product of 8-bit integers on a CPU."""

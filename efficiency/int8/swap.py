@@ -10,6 +10,7 @@ from efficiency.errors import InputError
 from efficiency.int8.files import Entry, check
 from efficiency.int8.layout import Layout
 from efficiency.int8.linear import Int8Linear
+from efficiency.int8.siblings import put_together
 from efficiency.surgery import replace_modules
 
 
@@ -56,7 +57,8 @@ def swap(model: nn.Module, layout: Layout, found: Mapping[str, Entry] | None, pr
 
 
 def freeze(model: nn.Module) -> None:
-    """Let 8-bit weights and all scales take no gradient, which loaders give to whatever is floating point."""
+    """Let 8-bit weights and all scales take no gradient, which loaders give to floats; put siblings together."""
+    put_together(model, Int8Linear)
     for module in model.modules():
         if isinstance(module, Int8Linear):
             for part, parameter in module.named_parameters(recurse=False):

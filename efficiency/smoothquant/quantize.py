@@ -11,8 +11,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from efficiency.errors import InputError
+from efficiency.int8.hugging_face import mark
 from efficiency.int8.linear import ACTIVATIONS, LEVELS, Int8Linear
 from efficiency.int8.marks import Marks
 from efficiency.int8.siblings import put_together
@@ -68,7 +70,7 @@ def smooth_quantize(
         memory_weight: of the memory's maxima and errors against the text's.
         statistics: of an earlier calibration; for ``search`` with kept rows.
         multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time.
-        powers: round scales to powers of two, so that smoothing by itself changes no bit; a little more error in 8 bits.
+        powers: round scales to powers of two, so that smoothing by itself changes no bit; a little more error then.
         samples: rows kept of each group for ``search``.
         progress: show bars.
 
@@ -279,6 +281,8 @@ def _round(
 
     report.quantised = replace_modules(model, choose)
     put_together(model, Int8Linear)
+    if isinstance(model, PreTrainedModel):
+        mark(model)
 
 
 def _bytes(module: nn.Module) -> int:
