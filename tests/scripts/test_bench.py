@@ -23,6 +23,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+def test_a_quick_run_with_8_bit_layers(tmp_path):
+    done = run(
+        "--quick", "--only", "speed", "--int8", "--model", "fresh", "--max-length", "1000", "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "reading.json").read_text(encoding="utf-8"))
+    assert results["settings"]["int8"] is True
+    assert all(ratio > 0 for row in results["speed"]["rows"] for ratio in row["ratios"])
+
+
+@pytest.mark.slow
 def test_a_quick_run_writes_what_it_measured(tmp_path):
     done = run("--quick", "--max-length", "1000", "--segment-size", "64", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

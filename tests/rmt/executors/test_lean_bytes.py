@@ -213,3 +213,22 @@ def test_generating_with_a_cache_is_reading_it_all_again(memory):
     one = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=0)
     two = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=0, use_cache=False)
     assert torch.equal(one, two)
+
+
+@needs_bytes
+def test_merged_adapters_are_read():
+    peft = pytest.importorskip("peft")
+    model = encoder()
+    adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=["query", "dense"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.2)
+    exact = adapted.merge_and_unload().eval().requires_grad_(False)
+    lean, x = writer(in_bytes(exact)).core, torch.randn(1, 14, 32)
+    assert isinstance(lean, LeanEncoder)
+    with torch.inference_mode():
+        expected = exact.core(inputs_embeds=x).last_hidden_state[:, :4]
+        before = model.core(inputs_embeds=x).last_hidden_state[:, :4]
+        got = lean(inputs_embeds=x).last_hidden_state
+    assert far(got, expected) < 0.1
+    assert far(before, expected) > 0.2, "the adapters changed nothing, so nothing was shown"
