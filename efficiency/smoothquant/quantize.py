@@ -70,7 +70,7 @@ def smooth_quantize(
         memory_weight: of the memory's maxima and errors against the text's.
         statistics: of an earlier calibration; for ``search`` with kept rows.
         multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time.
-        powers: round scales to powers of two, so that smoothing by itself changes no bit; a little more error then.
+        powers: round scales to powers of two, so that folding changes no bit; 8 bits then err a little more.
         samples: rows kept of each group for ``search``.
         progress: show bars.
 

@@ -60,8 +60,7 @@ class SmoothReport:
         lines = [
             f"{len(self.quantised)} linear layers in int8 (activations: {self.activations}, memory: {self.memory}), "
             f"{self.bytes_before / 1e6:.1f} to {self.bytes_after / 1e6:.1f} MB; {smoothed} of {len(self.groups)} "
-            f"groups smoothed, {len(self.multiplied)} layers multiply their input; {len(self.left)} layers left as "
-            "they were",
+            f"groups smoothed, {len(self.multiplied)} layers multiply their input; {len(self.left)} layers left alone",
             f"{'group':<48}{'carried by':<12}{'alpha':>6}{'scales':>20}{'loss':>10}{'plain':>10}",
         ]
         for group in self.groups:

@@ -4,8 +4,8 @@
 
 (SmoothQuant, arXiv 2211.10438, eq. 3 and 4; there W is (in, out)). Scales may be rounded to powers of two: then no
 product, sum or norm is rounded differently, in any floating format, and folding changes no bit of an output (Gemma's,
-whose gain is 1 + w, excepted). That costs a tenth of what smoothing gains, so it is not the default: 8 bits round more
-than a change of format does.
+whose gain is 1 + w, excepted). That leaves 8-bit layers more error, so it is not the default; what it costs is
+measured in scripts/bench/smoothing.py.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def error(model: nn.Module, layers: list[str], data: list[Tensor], exact: Tensor
 
         def after(module: Any, args: Any, _: Tensor, name: str = name) -> Tensor:
             x = args[0] * module.multiplier if hasattr(module, "multiplier") else args[0]
-            rounded = round_rows(x.flatten(0, -2), largest_of(x, activations, top(name))).view_as(x)
+            flat = x.flatten(0, -2)
+            rounded = round_rows(flat, largest_of(flat, activations, top(name))).view_as(x)
             return nn.functional.linear(rounded, weights[name], module.bias)
 
         hooks.append(model.get_submodule(name).register_forward_hook(after))
