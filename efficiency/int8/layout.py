@@ -44,12 +44,17 @@ class Layout:
         """The layout of a model: one group for all linear layers, or groups of names where their inputs differ.
 
         Raises:
-            InputError: no 8-bit layer.
+            InputError: no 8-bit layer, or one that does more than this layout can say.
         """
         found: dict[str, list[str]] = {}
         whole: list[str] = []
         for name, module in model.named_modules(remove_duplicate=False):
             if isinstance(module, Int8Linear):
+                if type(module) is not Int8Linear:
+                    raise InputError(
+                        f"{name}: expected an Int8Linear, got a {type(module).__name__}, which the layout of files has "
+                        "no place for; quantise with multiply=False to save"
+                    )
                 found.setdefault(module.activations, []).append(name)
             elif isinstance(module, nn.Linear):
                 whole.append(name)

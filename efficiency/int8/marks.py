@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
 
 
 class Marks:
-    """The memory's rows of the batch that runs now.
-
-    Attributes:
-        mask: of shape (batch, positions) or (positions,), True at memory; None where nothing is known.
-    """
+    """The memory's rows of the batch that runs now, in this thread: others may be reading other segments."""
 
     def __init__(self) -> None:
-        self.mask: Bool[Tensor, "*batch positions"] | None = None
+        self._here = threading.local()
+
+    @property
+    def mask(self) -> Bool[Tensor, "*batch positions"] | None:
+        """Of shape (batch, positions) or (positions,), True at memory; None where nothing is known."""
+        found: Tensor | None = getattr(self._here, "mask", None)
+        return found
 
     @contextmanager
     def told(self, mask: Bool[Tensor, "*batch positions"] | None) -> Iterator[None]:
         """Inside, layers see this mask."""
-        before, self.mask = self.mask, mask
+        before, self._here.mask = self.mask, mask
         try:
             yield
         finally:
-            self.mask = before
+            self._here.mask = before
+
+    def __reduce__(self) -> Any:
+        """A copy, as of a copied model, knows nothing yet."""
+        return Marks, ()
 
     def rows(self, x: Tensor) -> Bool[Tensor, "batch positions"] | None:
         """The mask for an input of shape (batch, positions, features): (batch, positions); None where it has others."""
-        if self.mask is None or x.dim() != 3 or x.shape[1] != self.mask.shape[-1]:
+        mask = self.mask
+        if mask is None or x.dim() != 3 or x.shape[1] != mask.shape[-1]:
             return None
-        if self.mask.dim() == 2 and self.mask.shape[0] != x.shape[0]:
+        if mask.dim() == 2 and mask.shape[0] != x.shape[0]:
             return None
-        return self.mask.expand(x.shape[:2])
+        return mask.expand(x.shape[:2])

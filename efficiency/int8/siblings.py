@@ -86,7 +86,8 @@ def put_together(model: nn.Module, kind: type[nn.Module]) -> int:
 
     Args:
         model: changed in place; once more does no harm.
-        kind: a class whose layers have an attribute ``siblings``; those that round rows one by one are taken.
+        kind: a class whose layers have an attribute ``siblings``; not those of classes derived from it, which may do
+            something of their own with the input. Those that round rows one by one are taken.
 
     Returns:
         How many groups there are.
@@ -94,7 +95,7 @@ def put_together(model: nn.Module, kind: type[nn.Module]) -> int:
     found = 0
     for module in model.modules():
         for names in TOGETHER:
-            group: list[Any] = [part for name in names if isinstance(part := module._modules.get(name), kind)]
+            group: list[Any] = [part for name in names if type(part := module._modules.get(name)) is kind]
             if len(group) < 2 or len({(layer.in_features, layer.activations) for layer in group}) > 1:
                 continue
             if group[0].activations == "token":

@@ -69,7 +69,8 @@ def smooth_quantize(
         marks: which rows are memory.
         memory_weight: of the memory's maxima and errors against the text's.
         statistics: of an earlier calibration; for ``search`` with kept rows.
-        multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time.
+        multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time;
+            such a model cannot be saved.
         powers: round scales to powers of two, so that folding changes no bit; 8 bits then err a little more.
         samples: rows kept of each group for ``search``.
         progress: show bars.
@@ -282,7 +283,16 @@ def _round(
     report.quantised = replace_modules(model, choose)
     put_together(model, Int8Linear)
     if isinstance(model, PreTrainedModel):
-        mark(model)
+        if report.multiplied:
+            told: Any = model
+            told.save_pretrained = _refuse_to_save
+        else:
+            mark(model)
+
+
+def _refuse_to_save(*_: Any, **__: Any) -> None:
+    """In place of ``save_pretrained``: what is read back would not multiply, and nothing would say so."""
+    raise InputError("save_pretrained: expected no layers that multiply their input, got some; use multiply=False")
 
 
 def _bytes(module: nn.Module) -> int:

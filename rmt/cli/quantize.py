@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,8 +67,10 @@ def quantize(
     from rmt.reader import Reader
 
     reader = Reader(before, tokenizer)
-    output.mkdir(exist_ok=True)
-    with reader.tokens_of(data, output / "text.tokens", progress=progress) as text:
+    with (
+        TemporaryDirectory(prefix="rmt-") as place,
+        reader.tokens_of(data, Path(place) / "text.tokens", progress=progress) as text,
+    ):
         if len(text) < calibrating + checked:
             raise InputError(
                 f"--data: expected {calibrating + checked:,} tokens to calibrate and check on, got {len(text):,} in "
@@ -81,7 +84,6 @@ def quantize(
         if checked:
             part, picture = (calibrating, calibrating + checked), output / "memory_error.png"
             found |= compare(before, after, tokenizer, text, part, n=n, seed=seed, progress=progress, picture=picture)
-    (output / "text.tokens").unlink(missing_ok=True)
     found |= {"bytes_before": report.bytes_before, "bytes_after": report.bytes_after}
     write_beside(output / "quantize.json", json.dumps(found, indent=2))
     typer.echo(json.dumps(found, indent=2) if as_json else show(found, output))

@@ -92,13 +92,16 @@ class ProductOfBytes:
         return [self.packed, self.scale, self.zeros, self.bias]
 
 
+KNOWN = {"weight", "weight_scale", "input_scale", "bias"}  # parameters of 8-bit layers
+
+
 def eight_bits(linear: Any) -> bool:
     """Whether a layer multiplies rows, each with a scale of its own, by 8-bit weights with one a channel."""
     weight = getattr(linear, "weight", None)
     if not isinstance(weight, Tensor) or weight.dtype != torch.int8 or not hasattr(linear, "weight_scale"):
         return False
-    # Layers that are to treat memory apart do so themselves.
-    apart = getattr(linear, "marks", None) is not None
+    # Layers that are to treat memory apart do so themselves, and those that hold more do more.
+    apart = getattr(linear, "marks", None) is not None or not set(linear._parameters) <= KNOWN
     return getattr(linear, "activations", "") == "token" and linear.bias is not None and not apart
 
 

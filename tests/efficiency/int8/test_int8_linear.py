@@ -281,3 +281,27 @@ def test_bad_weights_and_scales():
     linear.weight.data[0, 0] = float("inf")
     with pytest.raises(InputError, match="weight: expected finite numbers"):
         Int8Linear.from_linear(linear)
+
+
+def test_layers_that_do_more_with_their_input_are_not_put_together():
+    class Other(Int8Linear):
+        """Some layer of its own."""
+
+    model = in_8_bits(Attention())
+    model.q_proj.__class__ = Other
+    assert put_together(model, Int8Linear) == 1
+    assert model.q_proj.siblings is None
+    assert model.k_proj.siblings is model.v_proj.siblings is not None
+
+
+def test_marks_are_of_a_thread():
+    from threading import Thread
+
+    marks, seen = Marks(), []
+    with marks.told(torch.tensor([True])):
+        other = Thread(target=lambda: seen.append(marks.mask))
+        other.start()
+        other.join()
+        assert marks.mask is not None
+        assert copy.deepcopy(marks).mask is None
+    assert seen == [None]

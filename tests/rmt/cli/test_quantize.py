@@ -1,0 +1,129 @@
+"""``rmt quantize``: the folder it writes reads as any model does, and its report is of both models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from efficiency.int8 import Int8Linear
+from rmt.cli import models
+from rmt.cli.app import app
+from rmt.cli.quantize_report import perplexity
+from rmt.reader import Reader
+
+QUICK = ("--tokens", "600", "--check", "1000", "--n", "1", "--no-progress")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(
+        " ".join(f"In the {n}th year the river rose over its banks and the town was dark." for n in range(400))
+    )
+    return path
+
+
+def run(*args: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["quantize", *map(str, args)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def made(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("made") / "int8"
+    statistics = folder.parent / "statistics.safetensors"
+    code, output = run("bundled", "-o", folder, "--data", text, "--statistics", statistics, *QUICK)
+    assert code == 0, output
+    return folder, output
+
+
+def test_the_folder_is_a_model(made):
+    folder, _ = made
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "memory_error.png"}
+    assert not list(folder.glob("*.part")) + list(folder.glob("text.tokens"))
+    model, tokenizer = models.load(str(folder))
+    assert sum(isinstance(m, Int8Linear) for m in model.modules()) == 36
+    original, _ = models.load("bundled")
+    ids = torch.tensor([tokenizer("Mary went to the kitchen. " * 40, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        one, two = (m.eval()(input_ids=ids).logits for m in (original, model))
+    assert (one - two).abs().max() < 0.1 * one.abs().max()
+    assert not torch.equal(one, two)
+
+
+def test_the_report(made):
+    folder, output = made
+    found = json.loads((folder / "quantize.json").read_text())
+    assert found["bytes_after"] < 0.3 * found["bytes_before"]
+    assert found["memory_error"]["before"]["segments"] == found["memory_error"]["after"]["segments"] == 8
+    assert 0 < found["memory_error"]["before"]["most"] < found["memory_error"]["after"]["most"] < 0.5
+    assert set(found["answers"]["before"]) == {"memorize", "detect", "reasoning"}
+    for word in ("quantised layers, MB", "tokens a second", "memorize, right of 1", "memory, relative error, last"):
+        assert word in output
+    assert "36 layers in 8 bits, 3 left as they were" in output
+
+
+def test_statistics_are_used_again(made, text, tmp_path, monkeypatch):
+    statistics = made[0].parent / "statistics.safetensors"
+    monkeypatch.setattr("rmt.cli.quantize.rollout", lambda *_: pytest.fail("calibrated again"))
+    given = ("--data", text, "--statistics", statistics, "--tokens", 600, "--check", 0, "--no-progress")
+    code, output = run("bundled", "-o", tmp_path / "again", *given)
+    assert code == 0, output
+    one, two = (folder / "model.safetensors" for folder in (made[0], tmp_path / "again"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_decoder_has_a_perplexity(text, tmp_path):
+    given = ("-o", tmp_path / "out", "--data", text, "--alpha", "0.5", "--memory", "float", "--json", *QUICK)
+    code, output = run("llama-rmt", *given)
+    assert code == 0, output
+    found = json.loads(output[output.index("{") :])
+    assert abs(found["perplexity"]["after"] / found["perplexity"]["before"] - 1) < 0.2
+
+
+def test_perplexity_is_that_of_the_model_s_own_loss(text):
+    model, tokenizer = models.load("llama-rmt")
+    reader = Reader(model, tokenizer, dtype="float32")
+    ids = tokenizer(text.read_text()[:3000], add_special_tokens=False)["input_ids"][: reader.segment_size]
+    with torch.no_grad():
+        loss = model.eval()(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
+    assert perplexity(reader, ids) == pytest.approx(float(loss.exp()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("bundled", "--alpha", "half"), "--alpha: expected a number from 0 to 1, search or none, got 'half'"),
+        (("bundled", "--alpha", "1.5"), "alpha"),
+        (("bundled", "--activations", "row"), "activations: expected one of token, tensor, static"),
+        (("bundled", "--memory", "none"), "memory: expected one of int8, float"),
+        (("bundled", "--tokens", "9M"), "--data: expected"),
+        (("no-such-model",), "no-such-model"),
+    ],
+)
+def test_bad_input_leaves_nothing(args, said, text, tmp_path):
+    folder = tmp_path / "out"
+    code, output = run(
+        args[0], "-o", folder, "--data", text, "--check", "100", "--no-progress", "--tokens", "600", *args[1:]
+    )
+    assert code == 2, output
+    assert said in output
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_quantised_model_is_not_quantised_again(made, text, tmp_path):
+    code, output = run(made[0], "-o", tmp_path / "out", "--data", text, *QUICK)
+    assert code == 2
+    assert "already" in output
+
+
+def test_an_output_that_is_a_file(text, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, output = run("bundled", "-o", tmp_path / "out", "--data", text, *QUICK)
+    assert code == 2
+    assert "expected a folder" in output
+    assert (tmp_path / "out").read_text() == "mine"
