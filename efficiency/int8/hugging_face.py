@@ -23,7 +23,7 @@ from efficiency.errors import InputError
 from efficiency.int8.files import entries
 from efficiency.int8.layout import METHOD, Layout
 from efficiency.int8.linear import Int8Linear
-from efficiency.int8.swap import freeze, swap
+from efficiency.int8.swap import freeze, keep_apart, swap
 from efficiency.surgery import replace_modules
 
 NAME = "int8-linear"
@@ -79,6 +79,8 @@ class Int8Quantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         freeze(model)
+        if self.quantization_config.layout.float_memory:
+            keep_apart(model)
         # What transformers refuses by this is fine here: half() and float() leave 8-bit weights and scales alone.
         model.is_quantized = False
         return model

@@ -23,6 +23,7 @@ METHOD = "compressed-tensors"
 FORMAT = "int-quantized"
 # (strategy, dynamic) of inputs, by the name that Int8Linear has for it.
 INPUTS = {"token": ("token", True), "tensor": ("tensor", True), "static": ("tensor", False)}
+FLOAT_MEMORY = "float_memory"
 CURE = "quantise the float model again, or load it with the program that wrote it"
 
 
@@ -34,10 +35,13 @@ class Layout:
         groups: targets, and the ``activations`` of :class:`~efficiency.int8.linear.Int8Linear` for them. A target is a
             layer's dotted name, ``re:`` and a pattern that its beginning matches, or the name of a class.
         ignore: layers left as they are, named like targets.
+        float_memory: whether inputs at memory are left as they are, in a model that tells where it is. No part of
+            compressed-tensors, which knows no memory.
     """
 
     groups: tuple[tuple[tuple[str, ...], str], ...]
     ignore: tuple[str, ...] = ()
+    float_memory: bool = False
 
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
@@ -48,6 +52,9 @@ class Layout:
         """
         found: dict[str, list[str]] = {}
         whole: list[str] = []
+        apart = hasattr(model, "on_positions") and any(
+            module.marks is not None for module in model.modules() if isinstance(module, Int8Linear)
+        )
         for name, module in model.named_modules(remove_duplicate=False):
             if isinstance(module, Int8Linear):
                 if type(module) is not Int8Linear:
@@ -63,8 +70,8 @@ class Layout:
                 f"expected a model with 8-bit layers, got {type(model).__name__} without; quantise it first"
             )
         if len(found) == 1:
-            return cls(((("Linear",), next(iter(found))),), tuple(whole))
-        return cls(tuple((tuple(names), kind) for kind, names in found.items()), tuple(whole))
+            return cls(((("Linear",), next(iter(found))),), tuple(whole), apart)
+        return cls(tuple((tuple(names), kind) for kind, names in found.items()), tuple(whole), apart)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Layout:
@@ -80,7 +87,7 @@ class Layout:
         _require(isinstance(groups, Mapping) and bool(groups), "config_groups", groups)
         assert isinstance(groups, Mapping)
         read = tuple(_group(name, group) for name, group in groups.items())
-        return cls(read, tuple(config.get("ignore") or ()))
+        return cls(read, tuple(config.get("ignore") or ()), bool(config.get(FLOAT_MEMORY)))
 
     def to_dict(self) -> dict[str, Any]:
         """The ``quantization_config`` of compressed-tensors."""
@@ -102,7 +109,7 @@ class Layout:
             "ignore": list(self.ignore),
             "kv_cache_scheme": None,
             "global_compression_ratio": None,
-        }
+        } | ({FLOAT_MEMORY: True} if self.float_memory else {})
 
     def activations(self, module: nn.Module, *names: str) -> str | None:
         """How the inputs of a linear layer are quantised; None where it stays as it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from efficiency.errors import InputError
 from efficiency.int8.files import Entry, check
 from efficiency.int8.layout import Layout
 from efficiency.int8.linear import Int8Linear
+from efficiency.int8.marks import Marks
 from efficiency.int8.siblings import put_together
 from efficiency.surgery import replace_modules
 
@@ -64,6 +66,26 @@ def freeze(model: nn.Module) -> None:
             for part, parameter in module.named_parameters(recurse=False):
                 if part != "bias":
                     parameter.requires_grad_(False)
+
+
+def keep_apart(model: Any) -> None:
+    """Let 8-bit layers leave inputs at memory tokens as they are.
+
+    Args:
+        model: tells an object with ``told(mask)``, given to its ``on_positions``, where memory is.
+
+    Raises:
+        InputError: it has no ``on_positions``.
+    """
+    if not hasattr(model, "on_positions"):
+        raise InputError(
+            f"float_memory: expected a model that tells where its memory is, got {type(model).__name__}; load the whole"
+        )
+    marks = Marks()
+    model.on_positions(marks)
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            module.marks = marks
 
 
 def _empty(linear: nn.Linear, kind: str) -> Int8Linear:

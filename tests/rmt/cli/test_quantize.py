@@ -82,6 +82,10 @@ def test_a_decoder_has_a_perplexity(text, tmp_path):
     code, output = run("llama-rmt", *given)
     assert code == 0, output
     found = json.loads(output[output.index("{") :])
+    model, _ = models.load(str(tmp_path / "out"))
+    layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
+    assert {id(layer.marks) for layer in layers} == {id(model.cell.teller)}
+    assert model.cell.teller is not None
     assert abs(found["perplexity"]["after"] / found["perplexity"]["before"] - 1) < 0.2
 
 
