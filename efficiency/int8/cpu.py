@@ -55,9 +55,19 @@ def rounded_rows(
 
 
 def rounded_whole(x: Float[Tensor, "rows features"], scale: float, kernel: str) -> Shaped[Tensor, "rows features"]:
-    """All rows as 8-bit integers by one scale; what is beyond it becomes the largest there is."""
+    """All rows as 8-bit integers by one scale; what is beyond it becomes the largest there is, and nan anything."""
     scaled = x.to(torch.float32, copy=True).mul_(1 / scale).clamp_(-LEVELS, LEVELS)
     return _given(scaled.round_().to(torch.int8), kernel)
+
+
+def rounded_samples(
+    x: Float[Tensor, "rows features"], samples: int, kernel: str
+) -> tuple[Shaped[Tensor, "rows features"], Float32[Tensor, "rows 1"]]:
+    """Rows as 8-bit integers, and the scale of each: one for all rows of a sample, of which each has as many."""
+    rows = len(x) // samples
+    most = largest(x).view(samples, rows).amax(dim=1)[:, None, None].expand(-1, rows, 1).reshape(-1, 1)
+    scaled = x.to(torch.float32, copy=True).mul_(LEVELS / most)
+    return _given(scaled.round_().to(torch.int8), kernel), most / LEVELS
 
 
 def _given(q: Int8[Tensor, "rows features"], kernel: str) -> Shaped[Tensor, "rows features"]:
@@ -71,7 +81,10 @@ def one_row(q: Int8[Tensor, "1 in"], layer: Any) -> Float32[Tensor, "1 out"]:
 
 
 def stamp(layer: Any) -> tuple[int, ...]:
-    """What changes when a layer's weight or its scales are moved, given other data or written to."""
+    """What changes when a layer's weight or its scales are moved, given other data or written to.
+
+    Not when they are written to by way of ``.data``, nor where they were made under inference mode.
+    """
     found: list[int] = []
     for tensor in (layer._parameters["weight"], layer._parameters["weight_scale"]):
         found += tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
@@ -90,6 +103,7 @@ class Packed:
     def __init__(self, weight: Int8[Tensor, "out in"], scale: Float32[Tensor, "out 1"], kernel: str) -> None:
         self.kernel, self.scale = kernel, scale.detach().flatten().contiguous()
         self.weight = weight.detach()
+        self.made_of = self.weight, scale  # held, so that nothing else comes to lie where they did
         if kernel == "onednn":
             self.zeros = torch.zeros(len(self.scale), dtype=torch.int32)
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)
@@ -119,6 +133,8 @@ def unrounded(
     x: Float[Tensor, "rows in"], weight: Int8[Tensor, "out in"], scale: Float32[Tensor, "out 1"]
 ) -> Float[Tensor, "rows out"]:
     """The product of activations as they are with the weight's numbers, in their format (W8A16)."""
+    if x.dtype == torch.float16:  # sums of unscaled integers are beyond it
+        return (F.linear(x.float(), weight.float()) * scale.flatten()).to(x.dtype)
     few = x.dtype == torch.bfloat16 and len(x) <= FEW and hasattr(torch, "_weight_int8pack_mm")
     if few and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0:
         y = torch._weight_int8pack_mm(x.contiguous(), weight, x.new_ones(len(weight)))

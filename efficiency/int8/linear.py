@@ -3,7 +3,8 @@
     y = (q(x) W_q^T) s_x s_w + b,    W_q = round(W / s_w),  s_w = max|W| / 127 of each output channel (symmetric)
 
 and activations one of three ways (table 2 of the paper): ``token``, a scale of each row as it comes (O1); ``tensor``,
-one of the whole input as it comes (O2); ``static``, one that was measured before (O3).
+one of an input as it comes (O2), of each sample where the first of three or more dimensions is the batch, so that none
+changes what becomes of another; ``static``, one that was measured before (O3).
 """
 
 from __future__ import annotations
@@ -94,10 +95,12 @@ class Int8Linear(nn.Module):
             input_scale: the largest absolute input over 127, where static.
 
         Raises:
-            InputError: static without a scale, or a weight that holds no finite number.
+            InputError: static without a positive scale, or a weight with numbers that are not finite.
         """
         if activations == "static" and input_scale is None:
             raise InputError("input_scale: expected a number for static activations, got none; calibrate, or use token")
+        if activations == "static" and not 0 < float(torch.as_tensor(input_scale).sum()) < float("inf"):
+            raise InputError(f"input_scale: expected a number above 0, got {input_scale}; calibrate on other inputs")
         sizes = linear.in_features, linear.out_features
         layer = cls(*sizes, activations=activations, bias=False, device=linear.weight.device)
         layer.weight.data, layer.weight_scale.data = rounded(linear.weight.detach())
@@ -112,9 +115,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """The product; gradients pass as if activations had not been rounded, and none goes to the bias."""
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):
-            x = x.to(torch.get_autocast_dtype(kind))
+        if x.shape[-1] != self.in_features or not x.is_floating_point():
+            raise InputError(
+                f"x: expected floating-point numbers of {self.in_features} features, got {x.dtype} of {tuple(x.shape)}"
+            )
         if torch.is_grad_enabled() and x.requires_grad:
             y: Tensor = _Straight.apply(x, self)
             return y
@@ -126,12 +130,17 @@ class Int8Linear(nn.Module):
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self._product(x)
-        flat = x.reshape(-1, x.shape[-1])
-        y = self._rounded(x, flat) if flat.device.type == "cpu" and len(flat) else self._elsewhere(flat)
+        kind, flat = x.device.type, x.reshape(-1, self.in_features)
+        if torch.is_autocast_enabled(kind):
+            flat = flat.to(torch.get_autocast_dtype(kind))
+        y = self._rounded(x, flat) if kind == "cpu" and len(flat) else self._elsewhere(x, flat)
         exact = None if self.marks is None else self.marks.rows(x)
         if exact is not None:
-            rows = exact.flatten().nonzero().flatten()
-            y[rows] = self._unrounded(flat[rows])
+            if kind == "cpu":
+                rows = exact.flatten().nonzero().flatten()
+                y[rows] = self._unrounded(flat[rows])
+            else:  # without asking the device where they are, which a captured graph could not
+                y = torch.where(exact.reshape(-1, 1), self._unrounded(flat), y)
         return y.view(*x.shape[:-1], self.out_features)
 
     # Compiled code would hold each weight of each layer to be one it knows, and compile anew for the next.
@@ -139,34 +148,56 @@ class Int8Linear(nn.Module):
     def _uncompiled(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         return self._product(x)
 
-    def _elsewhere(self, flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+    def _elsewhere(self, x: Float[Tensor, "*rows in"], flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
         """The product on a GPU; in floating point on a device without 8-bit kernels, and of no rows."""
         if flat.device.type != "cuda" or not len(flat):
             return self._unrounded(flat)
-        from efficiency.int8.cuda import int8_linear_cuda
+        from efficiency.int8 import cuda
 
+        samples = self._samples(x)
+        if self.activations == "tensor" and samples > 1:
+            most = flat.float().abs().view(samples, -1).amax(dim=1) / LEVELS
+            scales = most.clamp(min=cpu.SMALLEST).repeat_interleave(len(flat) // samples)
+            values = cuda.quantise_rows(flat / scales[:, None], scale=torch.ones_like(scales[:1])).values
+            rows = cuda.Quantised(values, scales)
+            made: Tensor = cuda.int8_product(rows, self.weight, self.weight_scale, self.bias, dtype=flat.dtype)
+            return made
         how: dict[str, Any] = {"activations": self.activations, "input_scale": self.input_scale}
-        y: Tensor = int8_linear_cuda(flat, self.weight, self.weight_scale, self.bias, **how)
+        y: Tensor = cuda.int8_linear_cuda(flat, self.weight, self.weight_scale, self.bias, **how)
         return y
+
+    def _samples(self, x: Tensor) -> int:
+        """Documents, or segments, side by side: none may change what becomes of another."""
+        return x.shape[0] if x.dim() > 2 else 1
 
     def _rounded(self, x: Float[Tensor, "*rows in"], flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
         """The product of 8-bit integers on a CPU."""
         bias = None if self.bias is None else self.bias.float()
-        if self.activations == "token":
-            if self.siblings is not None:
-                y = self.siblings.product(x, flat, self)
-            elif len(flat) == 1 and "int_mm" in cpu.kernels():
-                row, scales = cpu.rounded_rows(flat, "int_mm")
-                y = cpu.one_row(row, self).mul_(scales)
-            else:
-                packed = self._packed()
-                rows, scales = cpu.rounded_rows(flat, packed.kernel)
-                y = packed(rows).mul_(scales)
+        samples = self._samples(x)
+        if self.activations == "token" or (self.activations == "tensor" and samples > 1):
+            y = self._by_rows(x, flat, samples)
             y = y if bias is None else y.add_(bias)
-            return y.contiguous() if x.dtype == torch.float32 else y.to(x.dtype)
-        packed, given = self._packed(), self._parameters["input_scale"]
-        scale = float(cpu.largest(flat).amax() / LEVELS if given is None else given)
-        return packed.scaled(cpu.rounded_whole(flat, scale, packed.kernel), scale, bias, x.dtype)
+            return y.contiguous() if flat.dtype == torch.float32 else y.to(flat.dtype)
+        packed, most = self._packed(), cpu.largest(flat)
+        scale = float(most.amax() / LEVELS if self.input_scale is None else self.input_scale)
+        y = packed.scaled(cpu.rounded_whole(flat, scale, packed.kernel), scale, bias, flat.dtype)
+        finite = most.isfinite()
+        return y if bool(finite.all()) else y.where(finite, torch.nan)
+
+    def _by_rows(self, x: Tensor, flat: Float[Tensor, "rows in"], samples: int) -> Float[Tensor, "rows out"]:
+        """Without the bias, each row by a scale of its own or of its sample, in float32."""
+        if self.activations == "tensor":
+            packed = self._packed()
+            rows, scales = cpu.rounded_samples(flat, samples, packed.kernel)
+            return packed(rows).mul_(scales)
+        if self.siblings is not None:
+            return self.siblings.product(x, flat, self)
+        if len(flat) == 1 and "int_mm" in cpu.kernels():
+            row, scales = cpu.rounded_rows(flat, "int_mm")
+            return cpu.one_row(row, self).mul_(scales)
+        packed = self._packed()
+        rows, scales = cpu.rounded_rows(flat, packed.kernel)
+        return packed(rows).mul_(scales)
 
     def _unrounded(self, flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
         """The product with activations as they are, in their format (W8A16)."""
@@ -195,6 +226,19 @@ class Int8Linear(nn.Module):
             if new.dtype != torch.float32:
                 new.data = scale.to(new.device)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As ``nn.Module``'s; numbers in floating point are no 8-bit weight."""
+        weight, messages = state_dict.get(f"{prefix}weight"), rest[-1]
+        if isinstance(weight, Tensor) and weight.dtype != torch.int8:
+            messages.append(
+                f"{prefix}weight: expected int8, got {weight.dtype}; quantise a model that has these weights"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._laid = None
+        if self.siblings is not None:
+            self.siblings.forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickle, makes its own layouts."""

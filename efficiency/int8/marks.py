@@ -12,7 +12,11 @@ from torch import Tensor
 
 
 class Marks:
-    """The memory's rows of the batch that runs now, in this thread: others may be reading other segments."""
+    """The memory's rows of the batch that runs now, in this thread: others may be reading other segments.
+
+    A checkpoint inside of what was told computes again when it is told no more; one around it, as recurrent models have
+    theirs, is right.
+    """
 
     def __init__(self) -> None:
         self._here = threading.local()

@@ -37,7 +37,11 @@ class Siblings:
 
     def _forget(self) -> None:
         self._laid: tuple[Any, cpu.Packed] | None = None
-        self._last: tuple[Any, int, dict[int, Tensor]] | None = None
+        self._last: tuple[Any, Any, dict[int, Tensor]] | None = None
+
+    def forget(self) -> None:
+        """The weights have changed in a way that they do not tell."""
+        self._forget()
 
     def product(
         self, x: Float[Tensor, "*rows in"], flat: Float[Tensor, "rows in"], who: nn.Module
@@ -46,11 +50,12 @@ class Siblings:
 
         Args:
             x: as the layer was given it.
-            flat: the same, in two dimensions.
+            flat: the same in two dimensions, and in the format of the product.
             who: the layer.
         """
-        last, version = self._last, 0 if x.is_inference() else x._version  # read once: other threads may write it
-        if last is not None and last[0]() is x and last[1] == version and id(who) in last[2]:
+        last = self._last  # read once: other threads may write it
+        state = 0 if x.is_inference() else x._version, flat.dtype, torch.is_inference_mode_enabled()
+        if last is not None and last[0]() is x and last[1] == state and id(who) in last[2]:
             return last[2].pop(id(who))
         if len(flat) == 1 and "int_mm" in cpu.kernels():
             row, scale = cpu.rounded_rows(flat, "int_mm")
@@ -61,7 +66,7 @@ class Siblings:
             parts = list(packed(rows).mul_(scales).split([layer.out_features for layer in self.layers], dim=1))
         left = {id(layer): part for layer, part in zip(self.layers, parts, strict=True)}
         own = left.pop(id(who))
-        self._last = weakref.ref(x), version, left
+        self._last = weakref.ref(x), state, left
         return own
 
     def _packed(self) -> cpu.Packed:

@@ -32,7 +32,8 @@ def twin(linear: nn.Linear, x: torch.Tensor, activations: str, input_scale: floa
     if activations == "token":
         s_x = x.abs().amax(-1, keepdim=True) / 127
     else:
-        s_x = x.abs().max() / 127 if activations == "tensor" else torch.tensor(float(input_scale))
+        whole = x.abs().max() if x.dim() < 3 else x.abs().flatten(1).amax(1).view(-1, *[1] * (x.dim() - 1))
+        s_x = whole / 127 if activations == "tensor" else torch.tensor(float(input_scale))
     x_q = (x / s_x.clamp(min=1e-30)).clamp(-127, 127).round()
     y = (x_q @ w_q.t()) * s_x * s_w.flatten()
     return y if linear.bias is None else y + linear.bias.detach().double()
@@ -305,3 +306,118 @@ def test_marks_are_of_a_thread():
         assert marks.mask is not None
         assert copy.deepcopy(marks).mask is None
     assert seen == [None]
+
+
+@pytest.mark.parametrize("activations", ACTIVATIONS)
+def test_samples_do_not_change_each_other(activations):
+    """Segments are read alone, or beside others; the memory is the same."""
+    linear, x = layer_and_input((3, 7))
+    x[1] *= 100
+    layer = Int8Linear.from_linear(linear, activations=activations, input_scale=0.02)
+    assert torch.allclose(layer(x)[:1], layer(x[:1]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("activations", ACTIVATIONS)
+def test_a_number_that_is_none_is_not_lost(activations):
+    linear, x = layer_and_input((9,))
+    x[2, 3], x[4, 5] = float("nan"), float("inf")
+    y = Int8Linear.from_linear(linear, activations=activations, input_scale=0.02)(x)
+    assert not y[[2, 4]].isfinite().any()
+    assert y[[0, 1, 3]].isfinite().all() or activations == "tensor"
+
+
+def test_float16_does_not_overflow_where_rows_are_not_rounded():
+    linear = nn.Linear(768, 64).half()
+    layer, x = Int8Linear.from_linear(linear), (torch.randn(4, 768) * 20).half()
+    y = cpu.unrounded(x, layer.weight, layer.weight_scale)
+    assert off(y, x.float() @ layer.dequantised().t()) < 1e-3
+
+
+def test_weights_that_change_between_calls():
+    linear, x = layer_and_input()
+    layer = Int8Linear.from_linear(linear)
+
+    def right() -> bool:
+        numbers = layer.dequantised()
+        return off(layer(x), nn.functional.linear(x, numbers, linear.bias)) < 2e-2
+
+    assert right()
+    with torch.no_grad():
+        layer.weight.neg_()
+        assert right()
+        layer.weight_scale.mul_(torch.rand(32, 1))
+        assert right()
+        for _ in range(5):  # memory that was freed is taken again
+            layer.weight.data = torch.randint(-127, 128, (32, 48), dtype=torch.int8)
+            assert right()
+    layer.load_state_dict(Int8Linear.from_linear(nn.Linear(48, 32)).state_dict())
+    assert off(layer(x), nn.functional.linear(x, layer.dequantised(), layer.bias)) < 2e-2
+
+
+def test_what_is_loaded_under_inference_mode_is_seen():
+    model = in_8_bits(Attention())
+    put_together(model, Int8Linear)
+    other = in_8_bits(Attention())
+    x = torch.randn(9, 48)
+    with torch.inference_mode():
+        inner = copy.deepcopy(model)
+        inner.q_proj(x)
+        inner.load_state_dict(other.state_dict())
+        assert torch.allclose(inner.k_proj(x), other.k_proj(x), atol=1e-6)
+        assert torch.allclose(inner(x), other(x), atol=1e-6)
+
+
+def test_weights_in_floating_point_are_not_loaded_as_integers():
+    linear, _ = layer_and_input()
+    layer = Int8Linear.from_linear(linear)
+    before = layer.weight.clone()
+    with pytest.raises(RuntimeError, match=r"weight: expected int8, got torch\.float32"):
+        layer.load_state_dict(linear.state_dict(), strict=False)
+    assert torch.equal(layer.weight, before)
+
+
+def test_siblings_under_autocast_and_across_modes():
+    model = in_8_bits(Attention())
+    alone = copy.deepcopy(model)
+    put_together(model, Int8Linear)
+    x, products = torch.randn(9, 48), []
+    original = cpu.Packed.__call__
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        patch.setattr(cpu.Packed, "__call__", lambda self, q: products.append(1) or original(self, q))
+        y = model(x)
+    assert len(products) == 1
+    assert y.dtype == torch.bfloat16
+    with torch.inference_mode():
+        model.q_proj(x)
+    assert torch.allclose(model.k_proj(x), alone.k_proj(x), atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.q_proj(x)
+    assert torch.allclose(model.k_proj(x), alone.k_proj(x), atol=1e-6)
+
+
+def test_a_copy_holds_no_layouts():
+    layer = Int8Linear.from_linear(nn.Linear(512, 512))
+    before = len(pickle.dumps(layer))
+    layer(torch.randn(9, 512))
+    assert len(pickle.dumps(layer)) < before + 1000
+    assert copy.deepcopy(layer)._laid is None
+
+
+def test_masks_are_of_one_batch():
+    marks, mask = Marks(), torch.ones(2, 5, dtype=torch.bool)
+    with marks.told(mask):
+        assert marks.rows(torch.zeros(2, 5, 8)) is not None
+        assert marks.rows(torch.zeros(3, 5, 8)) is None
+        assert marks.rows(torch.zeros(2, 4, 8)) is None
+        assert marks.rows(torch.zeros(5, 8)) is None
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_that_are_none(scale):
+    with pytest.raises(InputError, match="input_scale: expected a number above 0"):
+        Int8Linear.from_linear(nn.Linear(4, 4), activations="static", input_scale=scale)
+
+
+def test_inputs_of_another_width():
+    with pytest.raises(InputError, match="expected floating-point numbers of 4 features"):
+        Int8Linear.from_linear(nn.Linear(4, 4))(torch.zeros(3, 5))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from efficiency.int8 import Int8Linear
 from rmt import RMTForSequenceClassification
 from rmt.executors import Packed, Sequential, Speculative, Wavefront, for_reading, scripted, writer
 from rmt.executors.compiled import Compiled
@@ -119,6 +120,9 @@ def test_who_is_left_alone(monkeypatch):
     model = in_bytes(encoder())
     assert not suits(marked(copy.deepcopy(model)).core, "encoder.layer"), "memory apart is the layers' own business"
     assert not suits(in_bytes(encoder(), activations="tensor").core, "encoder.layer")
+    other = copy.deepcopy(model)
+    other.core.encoder.layer[1].output.dense.__class__ = type("Other", (Int8Linear,), {})
+    assert not suits(other.core, "encoder.layer"), "it may do more with its input"
     mixed = copy.deepcopy(model)
     mixed.core.encoder.layer[1].output.dense = nn.Linear(64, 32)
     assert not suits(mixed.core, "encoder.layer")
@@ -130,6 +134,11 @@ def test_who_is_left_alone(monkeypatch):
     assert not suits(model.core, "encoder.layer")
     assert not isinstance(writer(model).core, LeanEncoder)
     assert suits(encoder().core, "encoder.layer")
+
+
+def test_rows_of_zeros_are_zeros():
+    rows, scale = scripted.eighth(torch.tensor([[0.0, 0.0], [1.0, -2.0]]))
+    assert ((rows.float() - 128) * scale).tolist() == [[0, 0], [pytest.approx(1.0, abs=0.01), pytest.approx(-2.0)]]
 
 
 def test_a_product_that_is_missing_or_wrong_is_noticed(monkeypatch):
@@ -158,8 +167,9 @@ def state_after(executor, model, reads, ids):
 @pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("part", [None, 1, 4])
-def test_read_ahead_as_in_order(lean, part, apart):
-    model = in_bytes(encoder())
+@pytest.mark.parametrize("activations", ["token", "tensor"])
+def test_read_ahead_as_in_order(lean, part, apart, activations):
+    model = in_bytes(encoder(), activations=activations)
     model = marked(model) if apart else model
     reads, ids = writer(model) if lean else model, content(1, 75) % 61
     expected = state_after(Sequential(), model, reads, ids)["tokens"]
