@@ -152,6 +152,10 @@ class Int8Linear(nn.Module):
         """The product on a GPU; in floating point on a device without 8-bit kernels, and of no rows."""
         if flat.device.type != "cuda" or not len(flat):
             return self._unrounded(flat)
+        return self._by_kernels(x, flat)
+
+    def _by_kernels(self, x: Float[Tensor, "*rows in"], flat: Float[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """By the kernels for GPUs, which have a twin in torch for other devices."""
         from efficiency.int8 import cuda
 
         samples = self._samples(x)
