@@ -61,8 +61,7 @@ def quantize(
 
     wanted, (calibrating,) = parse_alpha(alpha), parse_lengths(tokens)
     checked = 0 if check == "0" else parse_lengths(check)[0]
-    if output.is_file() or not output.expanduser().absolute().parent.is_dir():
-        raise InputError(f"{output}: expected a folder whose parent is there; choose another output")
+    check_output(output, model)
     before, tokenizer = models.load(model)
     from rmt.reader import Reader
 
@@ -87,6 +86,39 @@ def quantize(
     found |= {"bytes_before": report.bytes_before, "bytes_after": report.bytes_after}
     write_beside(output / "quantize.json", json.dumps(found, indent=2))
     typer.echo(json.dumps(found, indent=2) if as_json else show(found, output))
+
+
+def check_output(folder: Path, model: str) -> None:
+    """Refuse a folder whose model would be lost; an empty one, or one with an earlier 8-bit model, is fine.
+
+    Raises:
+        InputError: a file, a folder without a parent, that of ``model``, or one that holds a model in floating point.
+    """
+    from rmt.errors import InputError
+
+    if folder.is_file() or not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder}: expected a folder whose parent is there; choose another output")
+    source = Path(model).expanduser().resolve()
+    if source.is_dir() and folder.resolve() in (source, source / "model"):
+        raise InputError(f"{folder}: expected a folder other than the model's, got that; choose another output")
+    for name in ("config.json", "adapter_config.json", "model/config.json"):
+        if (folder / name).exists() and not holds_int8(folder / name):
+            raise InputError(
+                f"{folder}: expected an empty folder or one with an 8-bit model, got one whose {name} is of a model "
+                "in floating point; choose another output"
+            )
+
+
+def holds_int8(config: Path) -> bool:
+    """Whether a configuration is of a model that was quantised before."""
+    from json import JSONDecodeError
+
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, JSONDecodeError):
+        return False
+    told = found.get("quantization_config") if isinstance(found, dict) else None
+    return isinstance(told, dict) and told.get("quant_method") == "compressed-tensors"
 
 
 def parse_alpha(text: str) -> float | str | None:

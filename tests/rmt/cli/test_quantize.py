@@ -131,3 +131,49 @@ def test_an_output_that_is_a_file(text, tmp_path):
     assert code == 2
     assert "expected a folder" in output
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("inside", ["", "model"])
+def test_the_model_is_not_written_over(inside, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.cli.models.load", lambda *_: pytest.fail("worked before it refused"))
+    folder = tmp_path / "mine"
+    (folder / inside).mkdir(parents=True)
+    (folder / inside / "config.json").write_text('{"quantization_config": {"quant_method": "compressed-tensors"}}')
+    kept = bytes_of(folder)
+    for output in (folder, folder / inside, tmp_path / "mine" / ".." / "mine"):
+        code, said = run(folder, "-o", output, "--data", text, *QUICK)
+        assert code == 2, said
+        assert "expected a folder other than the model's" in said.replace("\n", " ")
+    assert bytes_of(folder) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("config.json", "{}"),
+        ("config.json", '{"quantization_config": {"quant_method": "bitsandbytes"}}'),
+        ("config.json", "cut sho"),
+        ("adapter_config.json", "{}"),
+        ("model/config.json", "{}"),
+    ],
+)
+def test_another_model_is_not_written_over(name, config, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.cli.models.load", lambda *_: pytest.fail("worked before it refused"))
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text(config)
+    code, said = run("bundled", "-o", tmp_path / "out", "--data", text, *QUICK)
+    assert code == 2, said
+    assert "choose another output" in said
+    assert bytes_of(tmp_path / "out") == {name: config.encode()}
+
+
+def test_an_8_bit_model_is_written_over(text, tmp_path):
+    given = ("llama-rmt", "-o", tmp_path / "out", "--data", text, "--tokens", 600, "--check", 0, "--no-progress")
+    for alpha in ("none", "0.5"):
+        code, said = run(*given, "--alpha", alpha)
+        assert code == 0, said
+    assert "0.5" in (tmp_path / "out" / "smoothing.txt").read_text()
