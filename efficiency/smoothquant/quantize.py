@@ -25,7 +25,7 @@ from efficiency.smoothquant.report import GroupReport, SmoothReport
 from efficiency.smoothquant.search import search_alpha
 from efficiency.smoothquant.smooth import check_alpha, fold, group_scales
 from efficiency.smoothquant.statistics import Statistics
-from efficiency.smoothquant.weights import is_linear
+from efficiency.smoothquant.weights import is_linear, matrix, sizes
 from efficiency.surgery import replace_modules
 
 # Parts of dotted names that stay as they are: memory (the cell of a recurrent model), gates and routers, heads.
@@ -50,7 +50,8 @@ def smooth_quantize(
     statistics: Statistics | None = None,
     multiply: bool = False,
     powers: bool = False,
-    samples: int = 64,
+    samples: int | None = None,
+    fingerprint: str = "",
     progress: bool = True,
 ) -> SmoothReport:
     """Replace linear layers of ``model`` by 8-bit ones in place, smoothed by what calibration saw.
@@ -72,7 +73,9 @@ def smooth_quantize(
         multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time;
             such a model cannot be saved.
         powers: round scales to powers of two, so that folding changes no bit; 8 bits then err a little more.
-        samples: rows kept of each group for ``search``.
+        samples: rows kept of each group that can be smoothed; where None, 64 for ``search`` and none otherwise. Given
+            with ``calibration``, statistics are collected and kept for a later call even where this one needs none.
+        fingerprint: of the model, kept with the statistics.
         progress: show bars.
 
     Raises:
@@ -87,18 +90,28 @@ def smooth_quantize(
         raise InputError(
             f"expected linear layers outside skip, got none in {type(model).__name__}; pass a smaller skip"
         )
+    _check_weights(model, targets)
     groups = _groups(model, targets, alpha)
     # An input group's layers have nothing to be smoothed by unless asked.
     smoothed = [group for group in groups if alpha is not None and (group.kind != "input" or multiply)]
     alphas = _alphas(smoothed, alpha)
-    if statistics is None and (smoothed or activations == "static"):
+    needed = smoothed or activations == "static" or (samples and calibration is not None)
+    if statistics is None and needed:
         if calibration is None:
             raise InputError("expected calibration or statistics, got neither; pass documents, or alpha=None and token")
         names = [*targets, *(n for group in groups for n in group.readers if n not in targets)]
-        rows = samples if alpha == "search" else 0
-        statistics = collect(model, calibration, names, marks=marks, groups=smoothed, samples=rows, progress=progress)
+        statistics = collect(
+            model,
+            calibration,
+            names,
+            marks=marks,
+            groups=[group for group in groups if group.kind != "input" or multiply] if samples else smoothed,
+            samples=(64 if alpha == "search" else 0) if samples is None else samples,
+            fingerprint=fingerprint,
+            progress=progress,
+        )
     if statistics is not None:
-        _check_statistics(statistics, smoothed, targets, alpha, activations)
+        _check_statistics(model, statistics, smoothed, targets, alpha, activations)
     report = SmoothReport(activations, memory, left=left, statistics=statistics)
     found = _smooth(
         model,
@@ -156,6 +169,14 @@ def _check_model(model: nn.Module) -> None:
         raise InputError("expected a model in floating point, got one with a quantization_config; load it without")
 
 
+def _check_weights(model: nn.Module, targets: Sequence[str]) -> None:
+    """Refuse numbers that have no scale; the least and the most tell, without a copy of the weight."""
+    for name in targets:
+        weight = matrix(model.get_submodule(name))
+        if weight.numel() and not all(torch.isfinite(most) for most in weight.aminmax()):
+            raise InputError(f"{name}: expected finite weights, got inf or nan; look at the model before quantising it")
+
+
 def _left(model: nn.Module, skip: Sequence[str]) -> dict[str, str]:
     """Linear layers that stay as they are, and why."""
     owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
@@ -204,12 +225,24 @@ def _alphas(groups: Sequence[Group], alpha: Alpha) -> dict[str, float | None]:
 
 
 def _check_statistics(
-    statistics: Statistics, smoothed: Sequence[Group], targets: Sequence[str], alpha: Alpha, activations: str
+    model: nn.Module,
+    statistics: Statistics,
+    smoothed: Sequence[Group],
+    targets: Sequence[str],
+    alpha: Alpha,
+    activations: str,
 ) -> None:
     """Raise before anything is changed."""
     wanted = {name for group in smoothed for name in group.readers if name in targets}
     for name in sorted(wanted | set(targets if activations == "static" else ())):
+        inputs, found = sizes(model.get_submodule(name))[1], statistics.maxima.get(name, {})
+        rows = statistics.samples.get(name, {}) if alpha == "search" else {}
         statistics.channels(name)
+        for tensor in (*found.values(), *rows.values()):
+            if tensor.shape[-1] != inputs:
+                raise InputError(
+                    f"statistics: expected {inputs} channels of {name}, got {tensor.shape[-1]}; calibrate this model"
+                )
     if alpha == "search" and (missing := [g.name for g in smoothed if g.name not in statistics.samples]):
         raise InputError(f"statistics: expected kept rows of {missing[0]}, got none; collect with samples=64")
 

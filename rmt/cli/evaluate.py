@@ -82,8 +82,11 @@ def memory(
     typer.echo(results if as_json else f"{table(cells)}\n\n{picture}")
 
 
-def parse_lengths(text: str) -> list[int]:
+def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
     """Numbers of tokens from ``4k,64k,1M``: k is a thousand, M a million.
+
+    Args:
+        option: whose value it is, for the message.
 
     Raises:
         InputError: anything else, or none.
@@ -97,7 +100,7 @@ def parse_lengths(text: str) -> list[int]:
         unit = units.get(number[-1:], 1)
         digits = number[:-1] if unit > 1 else number
         if not digits.replace("_", "").isdigit() or not int(digits):
-            raise InputError(f"--lengths: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so")
+            raise InputError(f"{option}: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so")
         sizes.append(int(digits) * unit)
     return list(dict.fromkeys(sizes))
 

@@ -39,7 +39,7 @@ def compare(
 
     readers = {"before": Reader(before, tokenizer), "after": Reader(after, tokenizer)}
     ids = text[slice(*part)]
-    maker = MemoryTasks(tokenizer, text, len(ids), TASKS, 2, seed)
+    maker = tasks(tokenizer, text, len(ids), seed)
     told = document_of(maker, readers["before"])
     found: dict[str, Any] = {"format": readers["before"].settings()["dtype"], "tokens": len(ids)}
     found |= speeds(readers, ids)
@@ -48,6 +48,37 @@ def compare(
     if before.layout == "decoder":
         found["perplexity"] = {name: perplexity(reader, ids) for name, reader in readers.items()}
     return found | ({} if told is None else {"answers": answers(readers, maker, n, seed, progress)})
+
+
+def tasks(tokenizer: Any, text: Any, length: int, seed: int) -> MemoryTasks:
+    """Documents of so many tokens, to ask both models of."""
+    return MemoryTasks(tokenizer, text, length, TASKS, 2, seed)
+
+
+def check_documents(reader: Any, text: Any, length: int, *, n: int, seed: int) -> None:
+    """Refuse a length that leaves no room for what the documents of the tasks say, before anything is done.
+
+    Args:
+        reader: of the model as it was; nothing is refused where it does not answer the tasks.
+        length: of each document, in tokens.
+        n, seed: as of :func:`compare`.
+
+    Raises:
+        InputError: a length that is too short.
+    """
+    from rmt.errors import InputError
+
+    maker = tasks(reader.tokenizer, text, length, seed)
+    if not answers_tasks(reader):
+        return
+    try:
+        for _ in maker.documents(n):
+            pass
+    except ValueError as error:
+        raise InputError(
+            f"--check: expected a length that the facts of the tasks have room in, got {length} tokens ({error}); "
+            "give more, or 0 for no report"
+        ) from error
 
 
 def speeds(readers: dict[str, Any], ids: Any) -> dict[str, Any]:
@@ -114,15 +145,22 @@ def perplexity(reader: Any, ids: Any) -> float:
 
 def document_of(maker: MemoryTasks, reader: Any) -> Any:
     """Tokens of a document with facts in it, which a memory keeps; None for a model that does not answer such tasks."""
+    if not answers_tasks(reader):
+        return None
+    document = next(iter(maker.documents(1)))
+    return document.tokens(0, document.length)
+
+
+def answers_tasks(reader: Any) -> bool:
+    """Whether a model answers the tasks at all: a language model, or a classifier of places."""
     from rmt.cli.adapters import ReaderModel
     from rmt.errors import InputError
 
     try:
         ReaderModel(reader)
     except InputError:
-        return None
-    document = next(iter(maker.documents(1)))
-    return document.tokens(0, document.length)
+        return False
+    return True
 
 
 def answers(readers: dict[str, Any], maker: MemoryTasks, n: int, seed: int, progress: bool) -> dict[str, Any]:
@@ -143,7 +181,8 @@ def answers(readers: dict[str, Any], maker: MemoryTasks, n: int, seed: int, prog
 def show(found: dict[str, Any], folder: Path) -> str:
     """As lines of text."""
     rows: list[Sequence[str]] = [("", found.get("format", "before").removeprefix("torch."), "8-bit", "ratio")]
-    rows.append(_row("quantised layers, MB", found["bytes_before"] / 1e6, found["bytes_after"] / 1e6, ".1f"))
+    size = f"quantised layers on disk, MB ({found['stored'].removeprefix('torch.')} before)"
+    rows.append(_row(size, found["bytes_before"] / 1e6, found["bytes_after"] / 1e6, ".1f"))
     if "speed_ratio" in found:
         one, two = found["tokens_per_second"].values()
         rows.append(("tokens a second", f"{one:,.0f}", f"{two:,.0f}", f"{found['speed_ratio']:.2f}"))

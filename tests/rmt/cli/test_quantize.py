@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,14 @@ def test_the_report(made):
     assert found["memory_error"]["before"]["segments"] == found["memory_error"]["after"]["segments"] == 8
     assert 0 < found["memory_error"]["before"]["most"] < found["memory_error"]["after"]["most"] < 0.5
     assert set(found["answers"]["before"]) == {"memorize", "detect", "reasoning"}
-    for word in ("quantised layers, MB", "tokens a second", "memorize, right of 1", "memory, relative error, last"):
+    size = re.search(r"quantised layers on disk, MB \(float32 before\) +([0-9.]+) ", output)
+    assert size is not None
+    model, _ = models.load("bundled")
+    layers = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".layer." in name]
+    assert len(layers) == 36
+    floats = sum(p.numel() for layer in layers for p in layer.parameters())
+    assert float(size[1]) == pytest.approx(4 * floats / 1e6, abs=0.06)
+    for word in ("tokens a second", "memorize, right of 1", "memory, relative error, last"):
         assert word in output
     assert "36 layers in 8 bits, 3 left as they were" in output
 
@@ -106,6 +114,15 @@ def test_perplexity_is_that_of_the_model_s_own_loss(text):
         (("bundled", "--activations", "row"), "activations: expected one of token, tensor, static"),
         (("bundled", "--memory", "none"), "memory: expected one of int8, float"),
         (("bundled", "--tokens", "9M"), "--data: expected"),
+        (("bundled", "--tokens", "abc"), "--tokens: expected numbers such as 4k,64k,1M, got 'abc'"),
+        (("bundled", "--tokens", "600,700"), "--tokens: expected one number such as 16k, got '600,700'"),
+        (("bundled", "--tokens", "0"), "--tokens: expected"),
+        (("bundled", "--check", "2k,4k"), "--check: expected one number such as 16k, got '2k,4k'"),
+        (("bundled", "--check", "few"), "--check: expected numbers such as 4k,64k,1M, got 'few'"),
+        (("bundled", "--check", "1"), "--check: expected at least 2 tokens, got 1"),
+        (("bundled", "--check", "30"), "--check: expected a length that the facts of the tasks have room in, got 30"),
+        (("llama-rmt", "--check", "30"), "--check: expected a length"),
+        (("bundled", "--seed", "-1"), "--seed"),
         (("no-such-model",), "no-such-model"),
     ],
 )
@@ -131,3 +148,83 @@ def test_an_output_that_is_a_file(text, tmp_path):
     assert code == 2
     assert "expected a folder" in output
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("inside", ["", "model"])
+def test_the_model_is_not_written_over(inside, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.cli.models.load", lambda *_: pytest.fail("worked before it refused"))
+    folder = tmp_path / "mine"
+    (folder / inside).mkdir(parents=True)
+    (folder / inside / "config.json").write_text('{"quantization_config": {"quant_method": "compressed-tensors"}}')
+    kept = bytes_of(folder)
+    for output in (folder, folder / inside, tmp_path / "mine" / ".." / "mine"):
+        code, said = run(folder, "-o", output, "--data", text, *QUICK)
+        assert code == 2, said
+        assert "expected a folder other than the model's" in said.replace("\n", " ")
+    assert bytes_of(folder) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("config.json", "{}"),
+        ("config.json", '{"quantization_config": {"quant_method": "bitsandbytes"}}'),
+        ("config.json", "cut sho"),
+        ("adapter_config.json", "{}"),
+        ("model/config.json", "{}"),
+    ],
+)
+def test_another_model_is_not_written_over(name, config, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.cli.models.load", lambda *_: pytest.fail("worked before it refused"))
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text(config)
+    code, said = run("bundled", "-o", tmp_path / "out", "--data", text, *QUICK)
+    assert code == 2, said
+    assert "choose another output" in said
+    assert bytes_of(tmp_path / "out") == {name: config.encode()}
+
+
+def test_an_8_bit_model_is_written_over(text, tmp_path):
+    given = ("llama-rmt", "-o", tmp_path / "out", "--data", text, "--tokens", 600, "--check", 0, "--no-progress")
+    for alpha in ("none", "0.5"):
+        code, said = run(*given, "--alpha", alpha)
+        assert code == 0, said
+    assert "0.5" in (tmp_path / "out" / "smoothing.txt").read_text()
+
+
+@pytest.mark.parametrize("alpha", ["none", "0.5"])
+def test_statistics_serve_a_search_whatever_alpha_wrote_them(alpha, text, tmp_path):
+    given = ("--data", text, "--tokens", 600, "--check", 0, "--no-progress")
+    kept = ("--statistics", tmp_path / "kept")
+    code, said = run("llama-rmt", "-o", tmp_path / "first", *kept, "--alpha", alpha, *given)
+    assert code == 0, said
+    for name, more in (("anew", ()), ("again", kept)):
+        code, said = run("llama-rmt", "-o", tmp_path / name, *more, "--alpha", "search", *given)
+        assert code == 0, said
+    one, two = (tmp_path / name / "model.safetensors" for name in ("anew", "again"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_statistics_of_another_model_are_refused(made, text, tmp_path, monkeypatch):
+    model, tokenizer = models.load("bundled")
+    with torch.no_grad():
+        next(m for m in model.modules() if isinstance(m, torch.nn.Linear)).weight.mul_(2)
+    monkeypatch.setattr("rmt.cli.models.load", lambda *_: (model, tokenizer))
+    monkeypatch.setattr("rmt.reader.Reader.tokens_of", lambda *_, **__: pytest.fail("worked before it refused"))
+    statistics = made[0].parent / "statistics.safetensors"
+    code, said = run("bundled", "-o", tmp_path / "out", "--data", text, "--statistics", statistics, *QUICK)
+    assert code == 2, said
+    assert "expected those of model" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["missing/file", ""])
+def test_a_place_where_statistics_cannot_lie(name, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmt.cli.models.load", lambda *_: pytest.fail("worked before it refused"))
+    code, said = run("bundled", "-o", tmp_path / "out", "--data", text, "--statistics", tmp_path / name, *QUICK)
+    assert code == 2, said
+    assert "--statistics: expected a file in a folder that is there" in said

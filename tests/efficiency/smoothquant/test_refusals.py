@@ -1,0 +1,85 @@
+"""What smooth_quantize refuses, it refuses before it has changed anything; and what it keeps when asked to."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efficiency.errors import InputError
+from efficiency.smoothquant import smooth_quantize
+from efficiency.smoothquant.weights import is_linear, matrix
+from tests.efficiency.smoothquant.kit import ids, lively
+
+BATCHES = [{"input_ids": ids()}]
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all tensors."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Same names, same formats, same numbers."""
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_weights_that_are_not_finite(kind, value, alpha):
+    model = lively(kind)
+    # Calibration would be refused for what such weights give; statistics come from a sound model.
+    statistics = smooth_quantize(copy.deepcopy(model), BATCHES, samples=4, progress=False).statistics
+    *_, name = [n for n, m in model.named_modules() if is_linear(m) and any(part.isdigit() for part in n.split("."))]
+    with torch.no_grad():
+        matrix(model.get_submodule(name))[1, 2] = value
+    before = state(model)
+    with pytest.raises(InputError, match=f"{name}: expected finite weights"):
+        smooth_quantize(model, statistics=statistics, alpha=alpha, progress=False)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("how", [{"alpha": 0.5}, {"alpha": "search"}, {"alpha": None, "activations": "static"}])
+@pytest.mark.parametrize("what", ["maxima", "samples"])
+def test_statistics_with_other_numbers_of_channels(how, what):
+    model = lively("llama")
+    statistics = smooth_quantize(copy.deepcopy(model), BATCHES, samples=4, progress=False).statistics
+    assert statistics is not None
+    found: Any = getattr(statistics, what)
+    *_, name = [n for n in found if n.endswith("gate_proj")]  # the last group of the last layer
+    found[name] = {kind: tensor[..., :-1] for kind, tensor in found[name].items()}
+    before = state(model)
+    if what == "samples" and how["alpha"] != "search":  # not looked at
+        smooth_quantize(model, statistics=statistics, progress=False, **how)
+        return
+    with pytest.raises(InputError, match=f"statistics: expected 16 channels of {name}, got 15"):
+        smooth_quantize(model, statistics=statistics, progress=False, **how)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.5, "search"])
+def test_rows_are_kept_when_asked_for(alpha):
+    model = lively("llama")
+    twins = [copy.deepcopy(model) for _ in range(2)]
+    report = smooth_quantize(model, BATCHES, alpha=alpha, samples=4, fingerprint="mine", progress=False)
+    assert report.statistics is not None
+    assert report.statistics.fingerprint == "mine"
+    assert {len(found["text"]) for found in report.statistics.samples.values()} == {4}
+    smooth_quantize(twins[0], statistics=report.statistics, alpha="search", progress=False)
+    smooth_quantize(twins[1], BATCHES, alpha="search", samples=4, progress=False)
+    one, two = (twin.state_dict() for twin in twins)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_rows_that_nobody_asks_for_are_not_kept():
+    report = smooth_quantize(lively("llama"), BATCHES, alpha=0.5, progress=False)
+    assert report.statistics is not None
+    assert report.statistics.samples == {}
+    assert smooth_quantize(lively("llama"), BATCHES, alpha=None, progress=False).statistics is None
