@@ -6,7 +6,8 @@
 
 What is read is what is kept: no floating-point copy of an 8-bit weight is made. A Hugging Face model that was marked
 (:func:`efficiency.int8.hugging_face.mark`) may as well be saved by its own ``save_pretrained``; this one marks it by
-itself, and writes beside and renames, so that a folder is never half a model, and may be the one it was loaded from.
+itself, and writes beside and renames, so that a folder may be the one it was loaded from, and is never taken for a
+model while it is half of one: meanwhile its ``config.json`` is none.
 """
 
 from __future__ import annotations
@@ -28,17 +29,21 @@ from efficiency.int8.files import CONFIG, INDEX, Entry, entries, quantization_co
 from efficiency.int8.layout import Layout
 from efficiency.int8.swap import freeze, swap
 
+CUT_OFF = "a save was cut off here: the weights are not all of one model; save it again\n"
+
 
 def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
     """Write a quantised model.
 
     Args:
         model: with a ``save_pretrained``, or any module.
-        folder: made where it is not there; files of the same names are replaced once all is written.
+        folder: made where it is not there; files of the same names are replaced once all is written. Where that is
+            cut off between two files, ``config.json`` is no JSON, so nothing loads it; save again.
         arguments: of ``save_pretrained``, such as ``max_shard_size``.
 
     Raises:
         InputError: no 8-bit layer, or a folder that cannot be written; what stood there still does.
+        OSError: no space, or a file that cannot be put in its place.
     """
     folder, layout = Path(folder), Layout.of(model)
     told: Any = model
@@ -180,7 +185,11 @@ def _telling(folder: Path, function: Any, **arguments: Any) -> Any:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A folder to write in; its files go to ``folder`` at the end, the configuration last."""
+    """A folder to write in; its files go to ``folder`` at the end.
+
+    In between the configuration cannot be read: the old one over new weights, or the new one over old, would load,
+    and without any a class of transformers takes its defaults and makes a model of billions of weights.
+    """
     part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -189,12 +198,13 @@ def _beside(folder: Path) -> Iterator[Path]:
         except OSError as error:
             raise InputError(f"{folder}: expected a folder that can be written, got {error}; give another") from error
         yield part
-        written = sorted(part.iterdir(), key=lambda p: (p.name == CONFIG, p.name))
-        for file in written:
-            os.replace(file, folder / file.name)
-        names = {p.name for p in written}
+        names = sorted(p.name for p in part.iterdir() if p.name != CONFIG)
+        (folder / CONFIG).write_text(CUT_OFF)
+        for name in names:
+            os.replace(part / name, folder / name)
         for old in (*folder.glob("model-*-of-*.safetensors"), folder / "model.safetensors", folder / INDEX):
             if old.name not in names:
                 old.unlink(missing_ok=True)
+        os.replace(part / CONFIG, folder / CONFIG)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 
 from efficiency.errors import InputError
 from efficiency.int8 import Int8Linear
@@ -310,6 +317,30 @@ def test_a_save_that_breaks_off_leaves_what_stood_there(tmp_path: Path, monkeypa
         save(other, tmp_path / "int8")
     assert {p.name: p.read_bytes() for p in (tmp_path / "int8").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["int8"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_save_cut_off_between_two_files_leaves_nothing_that_loads(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float weights under the new configuration, or 8-bit numbers under the old one, would load without a word."""
+    folder, replace = tmp_path / "out", os.replace
+    llama().save_pretrained(folder)
+
+    def broken(source: Path, target: Path) -> None:
+        if Path(target) == folder / file:
+            raise OSError("cut off")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="cut off"):
+        save(quantised(llama()), folder)
+    for read in (LlamaForCausalLM.from_pretrained, load):
+        with pytest.raises((OSError, InputError)):
+            read(folder)
+    monkeypatch.undo()
+    save(quantised(llama()), folder)
+    assert same_state(quantised(llama()), load(folder))
 
 
 def test_the_config_reads_as_a_dictionary() -> None:
