@@ -27,7 +27,8 @@ from torch import nn
 from efficiency.errors import InputError
 from efficiency.int8.files import CONFIG, INDEX, Entry, entries, quantization_config, weight_files
 from efficiency.int8.layout import Layout
-from efficiency.int8.swap import freeze, swap
+from efficiency.int8.linear import Int8Linear
+from efficiency.int8.swap import freeze, keep_apart, swap
 
 CUT_OFF = "a save was cut off here: the weights are not all of one model; save it again\n"
 
@@ -42,10 +43,17 @@ def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
         arguments: of ``save_pretrained``, such as ``max_shard_size``.
 
     Raises:
-        InputError: no 8-bit layer, or a folder that cannot be written; what stood there still does.
+        InputError: no 8-bit layer, a folder that cannot be written, or layers that leave memory as it is in a model
+            that does not tell where it is; what stood there still does.
         OSError: no space, or a file that cannot be put in its place.
     """
     folder, layout = Path(folder), Layout.of(model)
+    marked = any(module.marks is not None for module in model.modules() if isinstance(module, Int8Linear))
+    if marked and not layout.float_memory:
+        raise InputError(
+            f"float_memory: expected a model that tells where its memory is, got {type(model).__name__}, which would "
+            "come back without; save the whole model, or set marks of its 8-bit layers to None"
+        )
     told: Any = model
     with _beside(folder) as part:
         if hasattr(model, "save_pretrained") and hasattr(model, "config"):
@@ -80,6 +88,8 @@ def load(folder: Path | str, kind: Any = None, **arguments: Any) -> Any:
 
     folder = Path(folder)
     quantization_config(folder)
+    # A configuration would take "auto" for the name of a format.
+    formats = {name: arguments.pop(name) for name in ("dtype", "torch_dtype") if name in arguments}
     config, rest = _telling(folder, AutoConfig.from_pretrained, return_unused_kwargs=True, **arguments)
     adapt(config)
     if kind is None:
@@ -87,7 +97,7 @@ def load(folder: Path | str, kind: Any = None, **arguments: Any) -> Any:
         kind = getattr(transformers, names[0], None)
         if kind is None:
             raise InputError(f"{folder}: expected a model of transformers, got {names[0]!r}; give its class as kind")
-    return _telling(folder, kind.from_pretrained, config=config, **rest)
+    return _telling(folder, kind.from_pretrained, config=config, **formats, **rest)
 
 
 def load_into(model: nn.Module, folder: Path | str) -> nn.Module:
@@ -116,6 +126,8 @@ def load_into(model: nn.Module, folder: Path | str) -> nn.Module:
             for name in opened.keys():  # noqa: SIM118 - no mapping
                 _fill(slots[name], opened.get_tensor(name))
     freeze(model)
+    if layout.float_memory:
+        keep_apart(model)
     return model
 
 

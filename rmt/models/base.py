@@ -110,7 +110,8 @@ class RMTPreTrainedModel(PreTrainedModel):
         """A short name for these weights and the layout they read with.
 
         Taken from a sample of every tensor, rounded to bfloat16, so that a float32 model and its bfloat16
-        copy have the same; memories can pass between the two.
+        copy have the same; memories can pass between the two. With 8-bit weights it also tells how inputs are
+        rounded, and whether memory is left out of that, which no weight shows.
         """
         config = self.config
         layout = repr((config.segment_size, config.num_memory_tokens, config.memory_update, config.gate_threshold))
@@ -118,6 +119,10 @@ class RMTPreTrainedModel(PreTrainedModel):
             layout += repr([(k, v) for k, v in sorted(config.to_dict().items()) if k.startswith("associative_")])
         if config.retrieval_every:
             layout += repr([(k, v) for k, v in sorted(config.to_dict().items()) if k.startswith("retrieval_")])
+        eight = [m for m in self.modules() if getattr(getattr(m, "weight", None), "dtype", None) == torch.int8]
+        if eight:
+            marked = any(getattr(module, "marks", None) is not None for module in eight)
+            layout += repr((sorted({str(getattr(module, "activations", "")) for module in eight}), marked))
         digest = hashlib.sha256(layout.encode())
         for name, tensor in sorted(self.state_dict().items()):
             flat = tensor.detach().flatten()

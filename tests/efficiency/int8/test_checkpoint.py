@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from efficiency.errors import InputError
-from efficiency.int8 import Int8Linear
+from efficiency.int8 import Int8Linear, Marks
 from efficiency.int8.checkpoint import load, load_into, save
 from efficiency.int8.files import sizes
 from efficiency.int8.hugging_face import Int8Config, mark
@@ -30,6 +30,7 @@ from efficiency.int8.layout import Layout
 from efficiency.int8.linear import ACTIVATIONS
 from tests.efficiency.int8.checkpoint_nets import llama, quantised, same_state, tokens
 from tests.rmt.families import FAMILIES, build
+from tests.rmt.tiny import causal
 
 
 def mixed(name: str) -> str:
@@ -341,6 +342,42 @@ def test_a_save_cut_off_between_two_files_leaves_nothing_that_loads(
     monkeypatch.undo()
     save(quantised(llama()), folder)
     assert same_state(quantised(llama()), load(folder))
+
+
+class Telling(Net):
+    """One that tells where its memory is."""
+
+    def on_positions(self, teller: Any) -> None:
+        self.teller = teller
+
+
+def test_memory_is_kept_apart_in_any_module_that_tells_where_it_is(tmp_path: Path) -> None:
+    for net in (quantised(Telling(), keep=("head",)), quantised(Net(), keep=("head",))):
+        marks = Marks()
+        net.first.marks = net.second.marks = marks
+        if isinstance(net, Telling):
+            save(net, tmp_path)
+            again = load_into(Telling(), tmp_path)
+            assert again.teller is again.first.marks is again.second.marks is not None
+        else:
+            with pytest.raises(InputError, match="float_memory: expected a model that tells"):
+                save(net, tmp_path / "not")
+
+
+def test_the_format_may_be_that_of_the_file(tmp_path: Path) -> None:
+    save(quantised(llama()).bfloat16(), tmp_path)
+    assert load(tmp_path, dtype="auto").model.norm.weight.dtype == torch.bfloat16
+
+
+def test_fingerprints_tell_how_inputs_are_rounded() -> None:
+    names = set()
+    for kind, marks in (("token", None), ("tensor", None), ("token", Marks())):
+        model = quantised(causal(), kind)
+        for module in model.modules():
+            if isinstance(module, Int8Linear):
+                module.marks = marks
+        names.add(model.fingerprint())
+    assert len(names) == 3
 
 
 def test_the_config_reads_as_a_dictionary() -> None:
