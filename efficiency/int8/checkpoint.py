@@ -43,7 +43,7 @@ def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
         arguments: of ``save_pretrained``, such as ``max_shard_size``.
 
     Raises:
-        InputError: no 8-bit layer, a folder that cannot be written, or layers that leave memory as it is in a model
+        InputError: no 8-bit layer, a folder that cannot be written, GPT-2, or layers that leave memory as it is in a model
             that does not tell where it is; what stood there still does.
         OSError: no space, or a file that cannot be put in its place.
     """
@@ -55,6 +55,12 @@ def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
             "come back without; save the whole model, or set marks of its 8-bit layers to None"
         )
     told: Any = model
+    config = getattr(model, "config", None)
+    if "gpt2" in {getattr(c, "model_type", "") for c in (config, getattr(config, "backbone_config", None))}:
+        raise InputError(
+            "expected a model whose layers are nn.Linear in files, got GPT-2, whose weights stand the other way round "
+            "there; use it from memory, or another backbone"
+        )
     with _beside(folder) as part:
         if hasattr(model, "save_pretrained") and hasattr(model, "config"):
             from efficiency.int8.hugging_face import mark
