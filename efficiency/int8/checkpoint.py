@@ -43,8 +43,8 @@ def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
         arguments: of ``save_pretrained``, such as ``max_shard_size``.
 
     Raises:
-        InputError: no 8-bit layer, a folder that cannot be written, GPT-2, or layers that leave memory as it is in a model
-            that does not tell where it is; what stood there still does.
+        InputError: no 8-bit layer, a folder that cannot be written, GPT-2, or layers that leave memory as it is in a
+            model that does not tell where it is; what stood there still does.
         OSError: no space, or a file that cannot be put in its place.
     """
     folder, layout = Path(folder), Layout.of(model)
