@@ -86,13 +86,7 @@ def fuse(
             become(layer, kind)
             # No number without dropout: layers that are alike otherwise may then be taken for alike.
             layer.clock, layer.number = clock, number if has_dropout(layer) else None
-    fused = _fused(model)
-    for layer in fused:
-        layer.prepacked = ()
-    plain: list[Any] = [layer for layer in fused if type(layer) is FusedLinear]  # 4-bit weights have their own cache
-    sizes = [2 * layer.base_layer.weight.numel() for layer in plain]
-    for layer, sides in zip(plain, share_out(sizes, prepack), strict=True):
-        layer.prepacked = sides
+    _prepack(_fused(model), prepack)
     why = unfused(model)
     for reason, count in Counter(why.values()).items():
         _log.info("%d of %d LoRA layers are left to PEFT: %s", count, len(found), reason)
@@ -166,6 +160,16 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _fused(model: nn.Module) -> list[Any]:
     return [layer for _, layer in layers(model) if isinstance(layer, Fused)]
+
+
+def _prepack(fused: list[Any], budget: int) -> None:
+    """Say which frozen weights may be laid out, within a budget of bytes; 4-bit ones have a cache of their own."""
+    for layer in fused:
+        layer.prepacked = ()
+    plain: list[Any] = [layer for layer in fused if type(layer) is FusedLinear]
+    sizes = [2 * layer.base_layer.weight.numel() for layer in plain]
+    for layer, sides in zip(plain, share_out(sizes, budget), strict=True):
+        layer.prepacked = sides
 
 
 def _fused_kind(layer: Any) -> type[nn.Module] | None:

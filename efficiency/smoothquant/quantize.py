@@ -95,40 +95,31 @@ def smooth_quantize(
     # An input group's layers have nothing to be smoothed by unless asked.
     smoothed = [group for group in groups if alpha is not None and (group.kind != "input" or multiply)]
     alphas = _alphas(smoothed, alpha)
-    needed = smoothed or activations == "static" or (samples and calibration is not None)
-    if statistics is None and needed:
-        if calibration is None:
-            raise InputError("expected calibration or statistics, got neither; pass documents, or alpha=None and token")
+    if statistics is None and (smoothed or activations == "static" or (samples and calibration is not None)):
+        able = [group for group in groups if group.kind != "input" or multiply] if samples else smoothed
+        kept = (64 if alpha == "search" else 0) if samples is None else samples
         names = [*targets, *(n for group in groups for n in group.readers if n not in targets)]
-        statistics = collect(
-            model,
-            calibration,
-            names,
-            marks=marks,
-            groups=[group for group in groups if group.kind != "input" or multiply] if samples else smoothed,
-            samples=(64 if alpha == "search" else 0) if samples is None else samples,
-            fingerprint=fingerprint,
-            progress=progress,
-        )
+        how: dict[str, Any] = {
+            "marks": marks,
+            "groups": able,
+            "samples": kept,
+            "fingerprint": fingerprint,
+            "progress": progress,
+        }
+        statistics = collect(model, _required(calibration), names, **how)
     if statistics is not None:
         _check_statistics(model, statistics, smoothed, targets, alpha, activations)
     report = SmoothReport(activations, memory, left=left, statistics=statistics)
-    found = _smooth(
-        model,
-        groups,
-        alphas,
-        statistics,
-        report,
-        targets,
-        how={
-            "memory_weight": memory_weight,
-            "memory": memory == "int8",
-            "powers": powers,
-        },
-        progress=progress,
-    )
+    weighed = {"memory_weight": memory_weight, "memory": memory == "int8", "powers": powers}
+    found = _smooth(model, groups, alphas, statistics, report, targets, how=weighed, progress=progress)
     _round(model, targets, found, statistics, report, marks if memory == "float" else None)
     return report
+
+
+def _required(calibration: Calibration | None) -> Calibration:
+    if calibration is None:
+        raise InputError("expected calibration or statistics, got neither; pass documents, or alpha=None and token")
+    return calibration
 
 
 def _check_settings(alpha: Alpha, activations: str, memory: str, marks: Marks | None) -> None:
