@@ -102,7 +102,9 @@ def load(folder: Path | str, kind: Any = None, **arguments: Any) -> Any:
         names = config.architectures or [""]
         kind = getattr(transformers, names[0], None)
         if kind is None:
-            raise InputError(f"{folder}: expected a model of transformers, got {names[0]!r}; give its class as kind")
+            raise InputError(
+                f"{folder}: expected a model of transformers, got {names[0]!r}; give its class: load(folder, kind=...)"
+            )
     return _telling(folder, kind.from_pretrained, config=config, **formats, **rest)
 
 
@@ -127,6 +129,8 @@ def load_into(model: nn.Module, folder: Path | str) -> nn.Module:
     _check_rest(model, found)
     swap(model, layout, found)
     slots = _slots(model)
+    if stray := sorted(found.keys() - slots.keys()):
+        raise InputError(f"{stray[0]}: expected no such scale, got one in the files; give the model that was saved")
     for file in sorted({entry.file for entry in found.values()}):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - no mapping

@@ -386,3 +386,10 @@ def test_the_config_reads_as_a_dictionary() -> None:
     assert json.loads(config.to_json_string()) == config.to_dict()
     assert config.get("format") == "int-quantized"
     assert config.to_dict()["quant_method"] == "compressed-tensors"
+
+
+def test_a_scale_of_no_layer_is_refused(tmp_path: Path) -> None:
+    save(quantised(llama()), tmp_path)
+    edit(tmp_path, lambda t: t.update({"nowhere.weight_scale": torch.ones(2, 1)}))
+    with pytest.raises(InputError, match=r"nowhere\.weight_scale: expected no such scale"):
+        load_into(llama(), tmp_path)
