@@ -60,7 +60,6 @@ def quantize(
     """
     from rmt.cli import models
     from rmt.cli.quantize_report import check_documents, compare, show
-    from rmt.errors import InputError
 
     wanted, calibrating = parse_alpha(alpha), parse_count(tokens, "--tokens")
     checked = 0 if check.strip() == "0" else parse_count(check, "--check", least=2)
@@ -75,11 +74,7 @@ def quantize(
         TemporaryDirectory(prefix="rmt-") as place,
         reader.tokens_of(data, Path(place) / "text.tokens", progress=progress) as text,
     ):
-        if len(text) < calibrating + checked:
-            raise InputError(
-                f"--data: expected {calibrating + checked:,} tokens to calibrate and check on, got {len(text):,} in "
-                f"{data}; give more text, or less to --tokens and --check"
-            )
+        check_text(text, data, calibrating + checked)
         if checked:
             check_documents(reader, text, checked, n=n, seed=seed)
         after, report = quantised(
@@ -94,6 +89,21 @@ def quantize(
     found |= {"bytes_before": report.bytes_before, "bytes_after": report.bytes_after}
     write_beside(output / "quantize.json", json.dumps(found, indent=2))
     typer.echo(json.dumps(found, indent=2) if as_json else show(found, output))
+
+
+def check_text(text: rmt.data.tokens.TokenFile, source: str, wanted: int) -> None:
+    """Refuse text that is too short.
+
+    Raises:
+        InputError: with how many tokens there are.
+    """
+    from rmt.errors import InputError
+
+    if len(text) < wanted:
+        raise InputError(
+            f"--data: expected {wanted:,} tokens to calibrate and check on, got {len(text):,} in {source}; give more "
+            "text, or less to --tokens and --check"
+        )
 
 
 def check_output(folder: Path, model: str) -> None:
