@@ -143,9 +143,13 @@ def _check_model(model: nn.Module) -> None:
         if isinstance(module, BaseTunerLayer):
             raise InputError(f"{name}: expected no adapters, got one; merge them first: model.merge_and_unload()")
         if isinstance(module, Int8Linear):
-            raise InputError(f"{name}: expected a model in floating point, got one in int8 already; start from that")
+            raise InputError(
+                f"{name}: expected a model in floating point, got one in int8 already; give the model it was made from"
+            )
         if isinstance(module, MultipliedLinear):
-            raise InputError(f"{name}: expected a model that is not smoothed yet, got one that is; start from that")
+            raise InputError(
+                f"{name}: expected a model that is not smoothed yet, got one that is; give the model it was made from"
+            )
         for parameter in module._parameters.values():
             if parameter is None:
                 continue

@@ -66,6 +66,7 @@ def quantize(
     check_output(output, model)
     check_statistics(statistics)
     before, tokenizer = models.load(model)
+    check_model(before, model)
     known = known_statistics(before, statistics)
     from rmt.reader import Reader
 
@@ -89,6 +90,21 @@ def quantize(
     found |= {"bytes_before": report.bytes_before, "bytes_after": report.bytes_after}
     write_beside(output / "quantize.json", json.dumps(found, indent=2))
     typer.echo(json.dumps(found, indent=2) if as_json else show(found, output))
+
+
+def check_model(model: rmt.models.base.RMTPreTrainedModel, name: str) -> None:
+    """Refuse a model that is quantised already, before any text is read.
+
+    Raises:
+        InputError: it is.
+    """
+    from rmt.errors import InputError
+
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise InputError(
+            f"{name}: expected a model in floating point, got one that is quantised already; give the one it was "
+            "made from"
+        )
 
 
 def check_text(text: rmt.data.tokens.TokenFile, source: str, wanted: int) -> None:

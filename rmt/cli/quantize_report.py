@@ -195,7 +195,7 @@ def show(found: dict[str, Any], folder: Path) -> str:
     if "memory_error" in found:
         for kind in ("median", "most", "last"):
             one, two = (found["memory_error"][name][kind] for name in ("before", "after"))
-            named = f"memory, relative error, {kind}"
+            named = f"memory's error against float32, {kind}"
             rows.append((named, f"{one:.4f}", f"{two:.4f}", f"{two / one:.1f}" if one else ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
