@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
+from efficiency.int8.cpu import LEVELS
 from efficiency.smoothquant.graph import Group
 from efficiency.smoothquant.smooth import group_scales
 from efficiency.smoothquant.statistics import KINDS, Statistics
 from efficiency.smoothquant.weights import matrix
 
 GRID = tuple(step / 10 for step in range(2, 10))
-LEVELS = 127
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,6 @@ def round_rows(
     top = x.abs().amax(dim=-1, keepdim=True) if largest is None else torch.as_tensor(largest, device=x.device)
     scale = (top / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
     return (x / scale).round().clamp(-LEVELS, LEVELS) * scale
-
-
-def largest_of(
-    x: Float[Tensor, "rows channels"], activations: str, channels: Float[Tensor, " channels"]
-) -> Tensor | None:
-    """What 127 stands for in each way of activations; see :data:`efficiency.int8.linear.ACTIVATIONS`."""
-    if activations == "token":
-        return None
-    return x.abs().amax() if activations == "tensor" else channels.amax()
 
 
 def group_loss(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from efficiency.smoothquant import collect, find_groups
-from efficiency.smoothquant.search import GRID, largest_of, round_rows, search_alpha
+from efficiency.smoothquant.search import GRID, round_rows, search_alpha
 from efficiency.smoothquant.smooth import fold, group_scales
 from efficiency.smoothquant.statistics import Statistics
 from efficiency.smoothquant.weights import matrix
@@ -57,6 +57,13 @@ class Row:
     def best(self) -> float:
         """The alpha with the least error."""
         return min(self.by_alpha, key=self.by_alpha.__getitem__)
+
+
+def largest_of(x: Tensor, activations: str, channels: Tensor) -> Tensor | None:
+    """What 127 stands for in each way of activations; see :data:`efficiency.int8.linear.ACTIVATIONS`."""
+    if activations == "token":
+        return None
+    return x.abs().amax() if activations == "tensor" else channels.amax()
 
 
 def encoder(quick: bool) -> tuple[nn.Module, list[Tensor]]:
