@@ -1,17 +1,19 @@
 """Evaluations that say how much a memory holds, and how sure that is.
 
-Scores any model behind the protocol of ``evals.model``; knows nothing of how one is built::
+Scores any model behind the protocols of ``evals.model``; knows nothing of how one is built::
 
-    cells = evaluate(model, documents, log="rows.jsonl", settings={"seed": 0})
+    cells = run(model, ["paper", "qa1"], source, lengths=[4_000, 64_000], n=32, folder="out/qa")
     print(table(cells))
 
-Pictures are in ``evals.plots``, which asks for matplotlib when it draws; tasks are in ``evals.tasks``.
+Tasks are in ``evals.tasks``, by name in ``evals.tasks.registry``; pictures in ``evals.plots``, which asks for
+matplotlib when it draws.
 """
 
 from evals.memory_eval import CONTROLS, MEMORY, Cell, Progress, evaluate, paired, tally
-from evals.model import Document, MemoryModel, Question, channel_order
+from evals.model import Document, MemoryModel, Model, Question, Score, channel_order
 from evals.report import table, to_json
-from evals.rows import Row, load_rows
+from evals.rows import Row, load_header, load_rows
+from evals.runner import run
 from evals.stats import Interval, Proportion, bootstrap, mcnemar, smallest_drop, smallest_effect, student, wilson
 
 __all__ = [
@@ -21,16 +23,20 @@ __all__ = [
     "Document",
     "Interval",
     "MemoryModel",
+    "Model",
     "Progress",
     "Proportion",
     "Question",
     "Row",
+    "Score",
     "bootstrap",
     "channel_order",
     "evaluate",
+    "load_header",
     "load_rows",
     "mcnemar",
     "paired",
+    "run",
     "smallest_drop",
     "smallest_effect",
     "student",

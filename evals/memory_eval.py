@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from evals.cost import Cost, cost_path, log_cost, peak_bytes
 from evals.model import Document, MemoryModel, Question, State
 from evals.rows import Row, RowLog
-from evals.stats import McNemar, Proportion, mcnemar
+from evals.scorers import score
+from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar
 
 MEMORY = "memory"
 CONTROLS = ("zeroed", "shuffled", "swapped")
@@ -28,23 +31,37 @@ _DIGEST_BLOCK = 1 << 16  # tokens hashed at a time, so that a long document is n
 
 @dataclass(frozen=True)
 class Cell:
-    """Successes of one task at one length (tokens) under one control ("memory": the score itself).
+    """Score of one task at one length (tokens) under one control ("memory": the score itself).
 
-    ``documents`` says how many documents the n questions come from: where it is smaller than n the
-    questions are not quite independent and the interval is somewhat too narrow.
+    ``successes`` is the sum of the scores of n questions, a whole number where each is right or wrong. ``documents``
+    says how many documents the questions come from: where it is smaller than n they are not quite independent and
+    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1.
     """
 
     task: str
     length: int
     control: str
-    successes: int
+    successes: float
     n: int
     documents: int
+    values: tuple[float, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """The mean score."""
+        return self.successes / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """95%: Wilson's for rights and wrongs, a bootstrap of the mean for other scores."""
+        return bootstrap(self.values) if self.values else self.proportion.interval
 
     @property
     def proportion(self) -> Proportion:
-        """The rate with its Wilson interval."""
-        return Proportion(self.successes, self.n)
+        """Rights out of n with their Wilson interval. ValueError where scores are not 0 or 1."""
+        if self.values:
+            raise ValueError(f"{self.task}: expected scores of 0 and 1, got others; use rate and interval")
+        return Proportion(int(self.successes), self.n)
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,7 @@ def evaluate(
     batch_size: int = 1,
     shuffle_seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> list[Cell]:
     """Score ``model`` on ``documents``: each is read once, and every question of it asked with each control.
 
@@ -89,6 +107,10 @@ def evaluate(
     for which there is none gets no swapped row, so n of that cell is smaller. No memory is kept longer
     than its batch.
 
+    ``part`` (this process, of how many) shares the batches out among processes: each logs to a file of its own beside
+    ``log``, reads all of them, and returns the cells of what it knows; ``tally(load_rows(log))`` has them all. What
+    reading cost is logged beside the rows (see ``evals.cost``).
+
     Raises ValueError on an unknown control, no documents, the same document twice, a document that
     returns a wrong number of tokens, or a log of another model or other settings.
     """
@@ -97,16 +119,20 @@ def evaluate(
     plan = _plan(items, controls)
     digests = _Digests(items)
     tokens = seen = 0
-    total = sum(item.length for item in items)
-    with RowLog(log, model.fingerprint(), {**(settings or {}), "shuffle_seed": shuffle_seed}) as rows:
-        for batch in _batches(items, batch_size):
+    batches = _batches(items, batch_size)[part[0] :: part[1]]
+    count = sum(len(batch) for batch in batches)
+    total = sum(items[index].length for batch in batches for index in batch)
+    with RowLog(log, model.fingerprint(), {**(settings or {}), "shuffle_seed": shuffle_seed}, part[0]) as rows:
+        for batch in batches:
             asks = [ask for index in batch for ask in plan[index]]
             if any(rows.get(_key(ask, digests)) is None for ask in asks):
-                _answer_batch(model, items, batch, plan, digests, rows, shuffle_seed)
+                cost = _answer_batch(model, items, batch, plan, digests, rows, shuffle_seed)
+                if log is not None:
+                    log_cost(cost_path(log), cost, part[0])
             seen += len(batch)
             tokens += sum(items[index].length for index in batch)
             if progress is not None:
-                progress(Progress(seen, len(items), tokens, total, items[batch[0]].length))
+                progress(Progress(seen, count, tokens, total, items[batch[0]].length))
         answered = [rows.get(_key(ask, digests)) for asks in plan for ask in asks]
     return tally(row for row in answered if row is not None)
 
@@ -118,18 +144,15 @@ def tally(rows: Iterable[Row]) -> list[Cell]:
         groups.setdefault((row.task, row.length, row.control), []).append(row)
     tasks = list(dict.fromkeys(task for task, _, _ in groups))
     order = (MEMORY, *CONTROLS)
-    cells = [
-        Cell(
-            task,
-            length,
-            control,
-            sum(row.correct for row in group),
-            len(group),
-            len({row.digest for row in group}),
-        )
-        for (task, length, control), group in groups.items()
-    ]
+    cells = [_cell(*key, [row.value for row in group], group) for key, group in groups.items()]
     return sorted(cells, key=lambda cell: (tasks.index(cell.task), cell.length, order.index(cell.control)))
+
+
+def _cell(task: str, length: int, control: str, values: Sequence[float], rows: Sequence[Row]) -> Cell:
+    binary = all(value in (0, 1) for value in values)
+    documents = len({row.digest for row in rows})
+    total = int(sum(values)) if binary else sum(values)
+    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values))
 
 
 def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
@@ -151,10 +174,15 @@ def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int]
 def document_digest(document: Document) -> str:
     """SHA-256 of a document's tokens and questions (first 16 hex digits), read in blocks.
 
+    A document with an attribute ``recipe`` (text from which all its tokens follow) is named by that instead.
+
     Raises ValueError if the document gives another number of tokens than it was asked for.
     """
     digest = hashlib.sha256(f"{document.length}\n".encode())
-    for start in range(0, document.length, _DIGEST_BLOCK):
+    recipe = getattr(document, "recipe", None)
+    if recipe is not None:  # all its tokens follow from this, and making them takes time
+        digest.update(f"{recipe}\n".encode())
+    for start in range(0, document.length if recipe is None else 0, _DIGEST_BLOCK):
         stop = min(start + _DIGEST_BLOCK, document.length)
         ids = np.ascontiguousarray(document.tokens(start, stop), dtype="<i8")
         if ids.shape != (stop - start,):
@@ -164,7 +192,7 @@ def document_digest(document: Document) -> str:
             )
         digest.update(ids.data)
     for question in document.questions:
-        digest.update(f"\n{question.task}\n{int(question.answer)}\n".encode())
+        digest.update(f"\n{question.task}\n{question.answer}\n".encode())
         digest.update(np.ascontiguousarray(question.ids, dtype="<i8").data)
     return digest.hexdigest()[:16]
 
@@ -255,9 +283,12 @@ def _answer_batch(
     digests: _Digests,
     rows: RowLog,
     shuffle_seed: int,
-) -> None:
+) -> Cost:
     """Read a batch and log what is missing. A broken group is asked whole, so that no rounding differs."""
+    began = time.perf_counter()
     states = model.read([documents[index] for index in batch])
+    read = time.perf_counter()
+    asked = 0
     if len(states) != len(batch):
         raise ValueError(f"expected {len(batch)} memories, got {len(states)}; read returns one for each document")
     for index, state in zip(batch, states, strict=True):
@@ -271,20 +302,34 @@ def _answer_batch(
                 used = model.initial()
             elif control == "shuffled":
                 used = model.shuffled(state, shuffle_seed)
+            asked += len(asks)
             questions = [documents[ask.document].questions[ask.question] for ask in asks]
             answers = _answers(model, used, questions)
             for ask, question, answer, new in zip(asks, questions, answers, missing, strict=True):
                 if new:
                     rows.append(_row(ask, question, answer, documents[ask.document].length, digests))
+    return Cost(
+        documents[batch[0]].length,
+        len(batch),
+        read - began,
+        time.perf_counter() - read,
+        asked,
+        peak_bytes(),
+    )
 
 
-def _answers(model: MemoryModel[State], state: State, questions: Sequence[Question]) -> list[int]:
-    answers = [int(answer) for answer in model.answer(state, questions)]
+def _answers(model: MemoryModel[State], state: State, questions: Sequence[Question]) -> list[Any]:
+    answers = [answer if isinstance(answer, str | float) else int(answer) for answer in model.answer(state, questions)]
     if len(answers) != len(questions):
         raise ValueError(f"expected {len(questions)} answers, got {len(answers)}; answer returns one for each question")
     return answers
 
 
-def _row(ask: _Ask, question: Question, answer: int, length: int, digests: _Digests) -> Row:
+def _row(ask: _Ask, question: Any, answer: Any, length: int, digests: _Digests) -> Row:
     digest, number, control, source = _key(ask, digests)
-    return Row(question.task, length, control, ask.document, number, digest, source, int(question.answer), answer)
+    row = Row(question.task, length, control, ask.document, number, digest, source, question.answer, answer)
+    scorer = getattr(question, "scorer", "")
+    if not scorer:  # a label, right or wrong
+        return row
+    scored = score(scorer, answer, question.answer if isinstance(question.answer, tuple) else (), question.text)
+    return replace(row, score=scored, scorer=scorer, asked=question.text, evidence=tuple(question.evidence))

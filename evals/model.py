@@ -7,7 +7,8 @@ question is asked. So any model that reads first and answers later can be scored
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -28,8 +29,8 @@ class Question(Protocol):
         """Token ids of the question, without special tokens."""
 
     @property
-    def answer(self) -> int:
-        """The right label."""
+    def answer(self) -> int | tuple[str, ...]:
+        """The right label, or the right answers."""
 
 
 @runtime_checkable
@@ -58,14 +59,87 @@ class MemoryModel(Protocol[State]):
     def read(self, documents: Sequence[Document]) -> Sequence[State]:
         """One memory for each document; all documents of one call have the same length."""
 
-    def answer(self, state: State, questions: Sequence[Question]) -> Sequence[int]:
-        """One label for each question, each answered from ``state`` and its own ``ids`` alone."""
+    def answer(self, state: State, questions: Sequence[Question]) -> Sequence[Any]:
+        """One label (or text, or number) for each question, answered from ``state`` and its own ``ids`` alone."""
 
     def initial(self) -> State:
         """The memory before anything was read (the zeroed control)."""
 
     def shuffled(self, state: State, seed: int) -> State:
         """``state`` with its channels in the order of ``channel_order`` (the shuffled control)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is.
+
+    Attributes:
+        nats: sum of the log-likelihoods of its tokens, natural logarithm.
+        greedy: whether each of its tokens is the most likely one.
+        tokens: how many there are.
+    """
+
+    nats: float
+    greedy: bool
+    tokens: int
+
+
+@runtime_checkable
+class Model(Protocol[State]):
+    """A model of text: reads tokens into a state, scores continuations of it, generates from it.
+
+    A state is a value: reading or asking never changes one, so that it can be asked again. What it is made of is the
+    model's business (a memory, a cache of keys and values, chunks with their embeddings). A model with a closed set
+    of answers (a classifier) scores and generates these alone, and says so in ``answers``.
+    """
+
+    @property
+    def name(self) -> str:
+        """For people: what the model is and how it reads."""
+
+    @property
+    def segment(self) -> int | None:
+        """Tokens between two updates of its memory; None for a model without one."""
+
+    @property
+    def answers(self) -> tuple[str, ...] | None:
+        """The only answers it can give; None for a model that says anything."""
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Which of zeroed, shuffled and swapped its states allow; an index of chunks has no channels to shuffle."""
+
+    def fingerprint(self) -> str:
+        """A string that changes when the weights, or the way of reading, do; results of different models never mix."""
+
+    def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
+        """Token ids of a text, int64, without special tokens."""
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """The text of token ids."""
+
+    def initial(self) -> State:
+        """The state before anything was read."""
+
+    def read(self, documents: Sequence[Document]) -> Sequence[State]:
+        """One state for each document, read from the start; all documents of one call have the same length."""
+
+    def score(
+        self, state: State, prompt: Int[np.ndarray, " tokens"], continuations: Sequence[Int[np.ndarray, " tokens"]]
+    ) -> Sequence[Score]:
+        """How likely each continuation is behind ``state`` and ``prompt`` (which may be empty).
+
+        Only the logits of the continuations are ever made. Raises ValueError for a continuation that a model with a
+        closed set of answers cannot give.
+        """
+
+    def generate(
+        self, state: State, prompts: Sequence[Int[np.ndarray, " tokens"]], max_tokens: int, stop: Sequence[str] = ()
+    ) -> Sequence[str]:
+        """Greedy text behind ``state`` and each prompt: at most ``max_tokens`` tokens, cut before a ``stop`` text."""
+
+    def shuffled(self, state: State, seed: int) -> State:
+        """``state`` with its channels in the order of ``channel_order``; asked only where ``controls`` allows it."""
 
 
 def channel_order(width: int, seed: int = 0) -> Int[np.ndarray, " width"]:

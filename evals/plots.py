@@ -177,7 +177,7 @@ def _pool(cells: Sequence[Cell], control: str) -> dict[int, Proportion]:
     sums: dict[int, tuple[int, int]] = {}
     for cell in sorted((c for c in cells if c.control == control), key=lambda c: c.length):
         successes, n = sums.get(cell.length, (0, 0))
-        sums[cell.length] = (successes + cell.successes, n + cell.n)
+        sums[cell.length] = (successes + int(cell.successes), n + cell.n)
     return {length: Proportion(successes, n) for length, (successes, n) in sums.items()}
 
 

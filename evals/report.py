@@ -74,22 +74,26 @@ def short_count(count: int) -> str:
 
 
 def _record(cell: Cell) -> dict[str, Any]:
-    low, high = cell.proportion.interval
-    return {**asdict(cell), "rate": cell.proportion.rate, "low": low, "high": high}
+    low, high = cell.interval
+    plain = {name: value for name, value in asdict(cell).items() if name != "values"}
+    return {**plain, "rate": cell.rate, "low": low, "high": high}
 
 
 def _score(cell: Cell | None) -> str:
-    return "-" if cell is None else str(cell.proportion).rsplit(" n=", 1)[0]
+    if cell is None:
+        return "-"
+    low, high = cell.interval
+    return f"{100 * cell.rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _control(cell: Cell | None, score: Cell | None) -> str:
     if cell is None:
         return "-"
-    low, high = cell.proportion.interval
+    low, high = cell.interval
     mark = "*" if score and score.n != cell.n else ""
     # Ends are rounded outwards: whole percent must not make an interval look narrower than it is.
     ends = f"[{math.floor(100 * low)},{math.ceil(100 * high)}]"
-    return f"{100 * cell.proportion.rate:.0f} {ends}{mark}"
+    return f"{100 * cell.rate:.0f} {ends}{mark}"
 
 
 def _power_note(cells: Sequence[Cell]) -> list[str]:

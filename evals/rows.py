@@ -10,11 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-FORMAT = "evals.rows/1"
+Label = int | tuple[str, ...]
+
+FORMAT = "evals.rows/2"
+OLDER = ("evals.rows/1",)  # rows of labels only; read as they are, and continued
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,14 @@ class Row:
     ``document`` and ``question`` count from 0, in the order given. ``digest`` is that of the document the
     question belongs to; ``source`` is that of the document whose memory was used: the same one, another
     one (swapped), or empty (the initial memory). ``control`` is "memory" for the score itself.
+
+    Attributes:
+        expected: the label that is right, or the answers that are (strings; what they mean is the scorer's).
+        answered: the label, the text, or the number that the model gave.
+        score: what the scorer made of it; None where a label is right or wrong.
+        scorer: name of the scorer in ``evals.scorers``, so that the row can be scored again.
+        asked: the question in words.
+        evidence: token ranges [start, stop) of the document that hold what is needed to answer.
     """
 
     task: str
@@ -33,18 +44,32 @@ class Row:
     question: int
     digest: str
     source: str
-    expected: int
-    answered: int
+    expected: Label
+    answered: Any
+    score: float | None = None
+    scorer: str = ""
+    asked: str = ""
+    evidence: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The score; 1 or 0 where an answer is a label, right or wrong."""
+        return float(self.answered == self.expected) if self.score is None else self.score
 
     @property
     def correct(self) -> bool:
-        """Whether the answer is the expected one."""
-        return self.answered == self.expected
+        """Whether the answer is fully right."""
+        return self.value >= 1
 
     @property
     def key(self) -> tuple[str, int, str, str]:
         """What a row is told apart by when a run goes on; places in a list may shift, digests do not."""
         return (self.digest, self.question, self.control, self.source)
+
+
+_KNOWN = {field.name for field in fields(Row)}
+_DEFAULTS = {field.name: field.default for field in fields(Row) if field.default is not MISSING}
+_NEEDED = _KNOWN - set(_DEFAULTS)
 
 
 class RowLog:
@@ -54,29 +79,37 @@ class RowLog:
     belongs to another model or other settings is refused with a ValueError that names the difference.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, fingerprint: str, settings: Mapping[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
+    def __init__(
+        self, path: str | os.PathLike[str] | None, fingerprint: str, settings: Mapping[str, Any], part: int = 0
+    ) -> None:
+        """``part``: which of several processes writes; all read all files, each appends to its own."""
         header = _header(fingerprint, settings)
+        self.path = None if path is None else part_path(path, part)
         self._rows: dict[tuple[str, int, str, str], Row] = {}
         self._file: int | None = None
-        if self.path is None:
+        if path is None or self.path is None:
             return
-        if self.path.is_dir():
-            raise ValueError(f"{self.path}: expected a file for the rows, got a folder; name a file inside it")
-        found, rows, end = _read(self.path)
-        if found is not None:
-            _check_header(self.path, found, header)
-        self._rows = {row.key: row for row in rows}
+        if Path(path).is_dir():
+            raise ValueError(f"{path}: expected a file for the rows, got a folder; name a file inside it")
+        own = None
+        for file in {self.path: None, **dict.fromkeys(part_paths(path))}:
+            found, rows, end = _read(file)
+            if found is not None:
+                _check_header(file, found, header)
+            self._rows.update((row.key, row) for row in rows)
+            if file == self.path:
+                own = found, end
+        assert own is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, end)
-        if found is None:
+        os.ftruncate(self._file, own[1])
+        if own[0] is None:
             self._write(header)
 
     def append(self, row: Row) -> None:
         """Keep a row; it is with the operating system when this returns, so a kill does not lose it."""
         if self._file is not None:
-            self._write(asdict(row))
+            self._write({name: value for name, value in asdict(row).items() if value != _DEFAULTS.get(name, MISSING)})
         self._rows[row.key] = row
 
     def get(self, key: tuple[str, int, str, str]) -> Row | None:
@@ -103,11 +136,44 @@ class RowLog:
             line = line[os.write(self._file, line) :]
 
 
+def part_path(path: str | os.PathLike[str], part: int) -> Path:
+    """The file of one of several processes: ``rows.jsonl`` of the first, ``rows-3.jsonl`` of the fourth."""
+    path = Path(path)
+    return path if part == 0 else path.with_name(f"{path.stem}-{part}{path.suffix}")
+
+
+def part_paths(path: str | os.PathLike[str]) -> list[Path]:
+    """All files there are of a run, whichever processes wrote them; that of the first process first."""
+    path = Path(path)
+    parts = [p for p in path.parent.glob(f"{path.stem}-*{path.suffix}") if p.stem[len(path.stem) + 1 :].isdigit()]
+    return [p for p in [path, *sorted(parts, key=lambda p: int(p.stem[len(path.stem) + 1 :]))] if p.is_file()]
+
+
 def load_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """All whole rows of a file, in the order written. ValueError if it is missing or not such a file."""
-    if not Path(path).is_file():
+    """All whole rows of a run, in the order written, those of further processes behind; each answer once.
+
+    ValueError if there are none or it is not such a file.
+    """
+    files = part_paths(path)
+    if not files:
         raise ValueError(f"{path}: expected a file of rows, got nothing there; run the evaluation first")
-    return _read(Path(path))[1]
+    rows: dict[tuple[str, int, str, str], Row] = {}
+    for file in files:
+        for row in _read(file)[1]:
+            rows.setdefault(row.key, row)
+    return list(rows.values())
+
+
+def load_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a run's rows belong to: ``model`` (fingerprint), ``settings``, ``key`` (hash of both), ``format``.
+
+    ValueError if it is missing or not such a file.
+    """
+    files = part_paths(path)
+    found = _read(files[0])[0] if files else None
+    if found is None:
+        raise ValueError(f"{path}: expected a file of rows, got nothing there; run the evaluation first")
+    return found
 
 
 def _header(fingerprint: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,12 +238,16 @@ def _starts_header(line: bytes) -> bool:
 
 
 def _as_header(record: Any) -> dict[str, Any]:
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in (FORMAT, *OLDER):
         raise ValueError("no header")
     return record
 
 
 def _as_row(record: Any) -> Row:
-    if not isinstance(record, dict) or set(record) != {field.name for field in fields(Row)}:
+    if not isinstance(record, dict) or not _NEEDED <= set(record) <= _KNOWN:
         raise ValueError("no row")
+    if isinstance(record["expected"], list):
+        record["expected"] = tuple(record["expected"])
+    if "evidence" in record:
+        record["evidence"] = tuple((int(start), int(stop)) for start, stop in record["evidence"])
     return Row(**record)

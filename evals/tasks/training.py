@@ -14,19 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.tasks.memory import (
-    MOVES,
-    OPPOSITE,
-    PEOPLE,
-    PLACES,
-    Document,
-    Insert,
-    MemoryTasks,
-    Question,
-    Tokens,
-    location,
-    rooms,
-)
+from evals.tasks.documents import Document, Insert, Tokens, place
+from evals.tasks.memory import MOVES, OPPOSITE, PEOPLE, PLACES, MemoryTasks, Question, location, rooms
 
 STRANGERS = (
     "He", "She", "The captain", "The servant", "The old man", "His brother", "Anna", "Captain Brown", "They",
@@ -254,7 +243,7 @@ class MemoryTraining:
         if stage.spread:
             inserts = spread(rng, stage, fitting, opens)
         else:
-            inserts = maker.place(rng, [(*p[:3], opens and n == 0) for n, p in enumerate(fitting)])
+            inserts = place(rng, length, [(*p[:3], opens and n == 0) for n, p in enumerate(fitting)])
         return Document(length, inserts, tuple(questions), background, start, index)
 
 

@@ -20,7 +20,8 @@ import torch
 from subject import settle
 from torch import Tensor
 
-from evals.tasks.memory import Document, MemoryTasks
+from evals.tasks.documents import Document
+from evals.tasks.memory import MemoryTasks
 from rmt import reference
 from rmt.answers import classify
 from rmt.data.tokens import TokenFile

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.tasks.memory import PLACES, TASKS, Document, Insert, MemoryTasks
+from evals.tasks.documents import Document, Insert
+from evals.tasks.memory import PLACES, TASKS, MemoryTasks
 
 from .solver import FIRST, background, people_in, solve, tokenizer, words
 

@@ -47,7 +47,7 @@ def test_command(rmt, request, kind, document, tmp_path):
     assert {c["control"] for c in result["cells"]} >= {"memory", "zeroed", "shuffled"}
     assert result["seed"] == 0
     assert (out / "memory.png").read_bytes().startswith(b"\x89PNG")
-    assert {p.name for p in out.iterdir()} == {"results.json", "memory.png", "rows.jsonl"}
+    assert {p.name for p in out.iterdir()} == {"results.json", "memory.png", "rows.jsonl", "cost.jsonl"}
 
     rows = (out / "rows.jsonl").read_bytes()
     (out / "rows.jsonl").write_bytes(rows[: len(rows) // 2])  # as a kill leaves it

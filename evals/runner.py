@@ -1,0 +1,113 @@
+"""Runs tasks on a model: the whole of an evaluation in one call.
+
+    cells = run(model, ["paper", "qa1"], source, lengths=[4_000, 64_000], n=32, folder="out/qa")
+
+Documents are made as they are read; rows, costs and a description lie in ``folder``, and the same call goes on where a
+broken one stopped. Several processes share a run (``part``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.answerer import Answerer
+from evals.memory_eval import CONTROLS, Cell, Progress, evaluate
+from evals.model import Document, MemoryModel, Model
+from evals.tasks.base import Source, Task
+from evals.tasks.registry import create, names
+
+
+def run(
+    model: Model[Any],
+    tasks: Sequence[str | Task],
+    source: Source,
+    *,
+    lengths: Sequence[int],
+    n: int,
+    folder: str | os.PathLike[str],
+    controls: Sequence[str] = CONTROLS,
+    batch_size: int = 1,
+    about: dict[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> list[Cell]:
+    """Score ``model`` on ``n`` documents of each length of each task.
+
+    Args:
+        model: what is scored.
+        tasks: names or groups of the registry (settings behind a colon), or tasks.
+        source: tokenizer, background and seed.
+        lengths: tokens of the documents.
+        n: documents of each length and task.
+        folder: where ``rows.jsonl``, ``cost.jsonl`` and ``run.json`` go.
+        controls: which of zeroed, shuffled and swapped to run beside the score.
+        batch_size: documents of one length read together, where the model can.
+        about: what else ``run.json`` should say.
+        progress: called after each batch.
+        part: this process, of how many.
+
+    Returns:
+        A cell for each task, length and control, of what this process knows.
+
+    Raises:
+        ValueError: an unknown task or setting, a length or background too short, or a folder that holds a run of
+            another model, other tasks or other settings.
+    """
+    chosen = expand(tasks)
+    settings = {
+        "tasks": {task.name: dict(task.settings()) for task in chosen},
+        "text": source.digest,
+        "seed": source.seed,
+        "bare": source.bare,
+    }
+    folder = Path(folder)
+    described = {
+        "model": model.name,
+        "fingerprint": model.fingerprint(),
+        "segment": model.segment,
+        "chance": {task.name: task.chance for task in chosen},
+        **(about or {}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    answerer: MemoryModel[Any] = Answerer(model)  # type: ignore[assignment]  # of questions that say how
+    cells = evaluate(
+        answerer,
+        documents(chosen, source, lengths, n),
+        log=folder / "rows.jsonl",
+        settings=settings,
+        controls=[control for control in controls if control in model.controls],
+        batch_size=batch_size,
+        progress=progress,
+        part=part,
+    )
+    if part[0] == 0:
+        _write(folder / "run.json", json.dumps(described, indent=2))
+    return cells
+
+
+def expand(tasks: Sequence[str | Task]) -> list[Task]:
+    """Tasks of names, groups and tasks, each once. Raises ValueError on an unknown name or setting, or none."""
+    specs = [name for task in tasks if isinstance(task, str) for name in names(task)]
+    made = [create(spec) for spec in dict.fromkeys(specs)] + [task for task in tasks if not isinstance(task, str)]
+    if not made:
+        raise ValueError("tasks: expected at least one, got none; name one")
+    twice = [task.name for task in made if [other.name for other in made].count(task.name) > 1]
+    if twice:
+        raise ValueError(f"tasks: expected each once, got {twice[0]} twice; run its settings apart")
+    return made
+
+
+def documents(tasks: Sequence[Task], source: Source, lengths: Sequence[int], n: int) -> Iterator[Document]:
+    """The documents of a run: by task, then by length."""
+    return (document for task in tasks for length in lengths for document in task.documents(source, length, n))
+
+
+def _write(path: Path, text: str) -> None:
+    """Beside, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,60 @@
+"""Scorers: from an answer and what was asked to a number, by the name that rows keep.
+
+A scorer is a function of the answered text, the right answers, and the question in words; 1 is fully right, 0 wrong.
+Each task names its own. ``score`` finds it by name, so that rows can be scored again from a log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+Scorer = Callable[[Any, Sequence[str], str], float]
+
+# Name of a scorer to "module:function"; modules are imported when a scorer is first used.
+SCORERS: dict[str, str] = {
+    "exact": "evals.scorers:exact",
+    "first_word": "evals.scorers:first_word",
+    "value": "evals.scorers:value",
+    "babilong": "evals.tasks.babilong_scoring:strict",
+    "babilong_loose": "evals.tasks.babilong_scoring:loose",
+    "ruler_all": "evals.tasks.ruler_scoring:string_match_all",
+    "ruler_part": "evals.tasks.ruler_scoring:string_match_part",
+}
+
+
+def find(name: str) -> Scorer:
+    """The scorer of this name. Raises ValueError on an unknown one."""
+    if name not in SCORERS:
+        raise ValueError(f"scorer: expected one of {', '.join(SCORERS)}, got {name!r}; name one of these")
+    module, _, function = SCORERS[name].partition(":")
+    scorer: Scorer = getattr(import_module(module), function)
+    return scorer
+
+
+def score(name: str, answered: Any, answers: Sequence[str], asked: str) -> float:
+    """What the scorer ``name`` makes of ``answered``."""
+    return float(find(name)(answered, answers, asked))
+
+
+def exact(answered: Any, answers: Sequence[str], asked: str = "") -> float:
+    """1 if the text is one of the answers, but for case and space around it and a full stop behind."""
+    said = _plain(str(answered))
+    return float(any(said == _plain(answer) for answer in answers))
+
+
+def first_word(answered: Any, answers: Sequence[str], asked: str = "") -> float:
+    """1 if the first word said is one of the answers: for models that answer with one word and go on."""
+    words = re.findall(r"[\w'-]+", str(answered).lower())
+    return float(bool(words) and any(words[0] == answer.lower() for answer in answers))
+
+
+def value(answered: Any, answers: Sequence[str] = (), asked: str = "") -> float:
+    """The answer itself, where it is a number (such as nats a token)."""
+    return float(answered)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".").strip()
