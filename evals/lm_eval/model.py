@@ -8,12 +8,13 @@ whatever number of choices is asked of it, and only the logits of the continuati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
+from lm_eval.api.registry import model_registry, register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from tqdm import tqdm
 
@@ -70,7 +71,7 @@ class RecurrentLM(TemplateLM):
         self._states: States[Any] = States(model, self.batch_size, keep_states)
         self._question_tokens = question_tokens
         self._extend: Extend | None = extend if extend is not None else getattr(model, "extend", None)
-        self._first: int | None = getattr(model, "first", None)
+        self._first = _first(model)
         self._prefix = prefix_token_id
         self._bos = self._leading(add_bos_token)
         self._encoded: dict[tuple[str, bool | None], list[int]] = {}
@@ -149,13 +150,17 @@ class RecurrentLM(TemplateLM):
         return ids
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[Any, Any]:
-        if isinstance(context, Context):
+        if isinstance(context, Context) and self._reads(context):
             ids = continuation.ids if isinstance(continuation, Continuation) else self.model.encode(continuation)
             return context, ids
         return super()._encode_pair(context, continuation)
 
+    def _reads(self, context: Context) -> bool:
+        """Whether the tokens of a context are this model's."""
+        return self.model.decode(context.prompt) == context.asked
+
     def _split(self, context: str | Sequence[int]) -> Split:
-        if isinstance(context, Context):
+        if isinstance(context, Context) and self._reads(context):
             return known(context.document, context.prompt)
         ids = self.tok_encode(context) if isinstance(context, str) else context
         if self._first is not None:
@@ -225,8 +230,8 @@ class RecurrentLM(TemplateLM):
             yield score.nats
             if end >= len(ids) - 1:
                 return
-            if self._extend is not None:
-                state = self._extend(state, ids[max(start, own) : end])
+            if self._extend is not None and start:
+                state = self._extend(state, ids[start:end])
             else:
                 (state,) = self.model.read([Ids(ids[own:end])])
 
@@ -257,6 +262,14 @@ class RecurrentLM(TemplateLM):
         return chosen["max_gen_toks"], tuple(text for text in stop if text)
 
 
+def _first(model: Any) -> int | None:
+    """The token that a model, or the one that it shows its text to, puts before it; None for none."""
+    while (inner := getattr(model, "inner", None)) is not None:
+        model = inner
+    found: int | None = getattr(model, "first", None)
+    return found
+
+
 def _alike(splits: Sequence[Split], places: Sequence[int]) -> Iterator[tuple[Int[np.ndarray, " tokens"], list[int]]]:
     """Places by their prompt."""
     found: dict[bytes, list[int]] = {}
@@ -265,16 +278,21 @@ def _alike(splits: Sequence[Split], places: Sequence[int]) -> Iterator[tuple[Int
     return ((splits[same[0]].prompt, same) for same in found.values())
 
 
-def register(name: str, load: Callable[..., Model[Any]], extend: Callable[[Any, Any, Any], Any] | None = None) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """A model with what :class:`RecurrentLM` may need beside it: its tokenizer, and how its states read on."""
+
+    model: Model[Any]
+    tokenizer: Any = None
+    extend: Extend | None = None
+
+
+def register(name: str, load: Callable[..., Loaded]) -> None:
     """Let lm-eval know a model type: ``--model NAME --model_args key=value`` scores ``load(key=value)``.
 
-    Args:
-        name: of the type.
-        load: makes the model; what :class:`RecurrentLM` takes itself is not passed to it.
-        extend: how its states read on: model, state, token ids -> state.
+    What :class:`RecurrentLM` takes itself is not passed to ``load``. The same name may be registered again.
     """
 
-    @register_model(name)
     class Registered(RecurrentLM):
         def __init__(
             self,
@@ -287,14 +305,18 @@ def register(name: str, load: Callable[..., Model[Any]], extend: Callable[[Any, 
             keep_states: int = 4,
             **arguments: Any,
         ) -> None:
-            model = load(**arguments)
+            loaded = load(**arguments)
             super().__init__(
-                model,
+                loaded.model,
                 batch_size=batch_size,
                 add_bos_token=add_bos_token,
                 prefix_token_id=prefix_token_id,
                 max_gen_toks=max_gen_toks,
                 question_tokens=question_tokens,
                 keep_states=keep_states,
-                extend=None if extend is None else lambda state, ids: extend(model, state, ids),
+                extend=loaded.extend,
+                tokenizer=loaded.tokenizer,
             )
+
+    if name not in model_registry:
+        register_model(name)(Registered)

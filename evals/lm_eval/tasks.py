@@ -147,7 +147,7 @@ class HarnessTask(HarnessBase):  # type: ignore[misc]  # lm-eval has no types
         template = settings.get("chat_template") if settings.get("apply_chat_template") else None
         instruction = settings.get("system_instruction")
         if template is None and not instruction:
-            return Context.of(text, document, question.ids)
+            return Context.of(text, document, question.ids, asked)
         if template is None:
             return f"{instruction}\n\n{text}"
         system = [{"role": "system", "content": instruction}] if instruction else []

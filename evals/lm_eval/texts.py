@@ -25,16 +25,18 @@ class Context(str):
     Attributes:
         document: what is read.
         prompt: token ids that follow it, int64.
+        asked: these as text, by which a model sees whether the tokens are its own.
     """
 
     document: Document
     prompt: Int[np.ndarray, " tokens"]
+    asked: str
 
     @classmethod
-    def of(cls, text: str, document: Document, prompt: Int[np.ndarray, " tokens"]) -> Context:
+    def of(cls, text: str, document: Document, prompt: Int[np.ndarray, " tokens"], asked: str) -> Context:
         """A text of these tokens."""
         made = cls(text)
-        made.document, made.prompt = document, prompt
+        made.document, made.prompt, made.asked = document, prompt, asked
         return made
 
     def __reduce__(self) -> Any:

@@ -10,7 +10,8 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
 from lm_eval.api.instance import Instance
 
-from evals.lm_eval.model import RecurrentLM, register
+from evals.lm_eval.model import Loaded, RecurrentLM, register
+from evals.lm_eval.texts import Context, Ids
 from tests.evals.lm_eval.kit import (
     Plain,
     Remembering,
@@ -218,15 +219,23 @@ def test_a_registered_type_is_built_from_arguments_as_the_command_gives_them():
 
     def load(**arguments):
         built.append(arguments)
-        return Plain(lambda ids: torch.zeros(len(ids), 64), tokenizer(False))
+        return Loaded(Plain(lambda ids: torch.zeros(len(ids), 64), tokenizer(False)), extend=lambda state, ids: "on")
 
-    def extend(model, state, ids):
-        return (model.name, state, len(ids))
-
-    register("made-for-a-test", load, extend)
+    register("made-for-a-test", load)
     lm = get_model("made-for-a-test").create_from_arg_obj(
         {"pretrained": "x", "max_gen_toks": 3}, {"batch_size": "auto", "max_batch_size": 8, "device": None}
     )
     assert built == [{"pretrained": "x"}]
     assert (lm.batch_size, lm.max_gen_toks) == (1, 3)
-    assert lm._extend("s", np.arange(2)) == ("plain", "s", 2)
+    assert lm._extend("s", np.arange(2)) == "on"
+
+
+def test_tokens_of_another_tokenizer_are_not_read():
+    inner = llama()
+    model = Plain(lambda ids: joined(inner, ids), tokenizer(False), segment=8)
+    lm = RecurrentLM(model)
+    for asked_text, reads in (("w1 w2", [[3]]), ("w7 w8", [])):
+        context = Context.of("w5 w6 w9 w1 w2", Ids(np.array([9, 10, 13])), np.array([5, 6]), asked_text)
+        model.reads.clear()
+        lm.generate_until([asked("generate_until", context, {"max_gen_toks": 1})], disable_tqdm=True)
+        assert model.reads == reads  # as a text its five tokens are asked, less than a segment

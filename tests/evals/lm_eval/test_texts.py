@@ -42,7 +42,7 @@ def test_a_document_is_known_by_its_tokens_alone():
 
 
 def test_a_copy_is_a_plain_text():
-    made = [Context.of("a b", Ids(np.arange(2)), np.arange(1)), Continuation.of("a b", np.arange(2))]
+    made = [Context.of("a b", Ids(np.arange(2)), np.arange(1), "b"), Continuation.of("a b", np.arange(2))]
     for text in made:
         for same in (copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
             assert type(same) is str
