@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import evals.tasks.base
 
 # Everything behind the name of the command, --help too, is lm-eval's.
-CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+CONTEXT_SETTINGS = {"ignore_unknown_options": True, "help_option_names": []}
 MODEL = "rmt"
 
 
-def lm_eval(ctx: typer.Context) -> None:
+def lm_eval(arguments: Annotated[list[str] | None, typer.Argument(help="Of lm-eval.")] = None) -> None:
     """Run lm-eval with our models and tasks; all arguments are its own.
 
     --model rmt --model_args pretrained=MODEL scores what `rmt eval` scores, of any length, without truncation.
@@ -40,7 +40,7 @@ def lm_eval(ctx: typer.Context) -> None:
         raise InputError('lm-eval: expected the package lm_eval, got none; pip install "rmt-memory[lm-eval]"')
     try:
         with TemporaryDirectory(prefix="rmt-lm-eval-") as folder:
-            run(list(ctx.args), Path(folder))
+            run(list(arguments or []), Path(folder))
     except ValueError as error:
         if not raised_in(error).startswith("evals."):
             raise
@@ -82,7 +82,7 @@ def load(
 
     Args:
         pretrained, dtype, executor, baseline: see ``rmt.cli.scored.model``.
-        device: taken because lm-eval passes it; the model goes to the GPU where there is one.
+        device: lm-eval passes cuda:0 of itself; the model goes to the GPU where there is one.
 
     Raises:
         InputError: no such model, or another device.
@@ -93,9 +93,10 @@ def load(
 
     if pretrained is None:
         raise InputError("model_args: expected pretrained=MODEL, got none; such as pretrained=llama-rmt")
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    if device is not None and torch.device(device).type != place:
-        raise InputError(f"device: expected {place}, where models are read here, got {device}; leave --device out")
+    if torch.cuda.is_available() and device is not None and torch.device(device).type != "cuda":
+        raise InputError(
+            f"device: expected a GPU, where there is one, got {device}; set CUDA_VISIBLE_DEVICES= for none"
+        )
     return _loaded(pretrained, dtype, executor, baseline)
 
 

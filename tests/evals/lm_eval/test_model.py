@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 
 from evals.lm_eval.model import Loaded, RecurrentLM, register
 from evals.lm_eval.texts import Context, Ids
+from evals.models import CausalModel
 from tests.evals.lm_eval.kit import (
     Plain,
     Remembering,
@@ -43,11 +44,13 @@ def pairs() -> list[Instance]:
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_likelihoods_are_those_of_lm_evals_own_model_and_of_a_plain_forward(bos):
+@pytest.mark.parametrize("cached", [False, True])
+def test_likelihoods_are_those_of_lm_evals_own_model_and_of_a_plain_forward(bos, cached):
     from lm_eval.models.huggingface import HFLM
 
     inner, words = llama(), tokenizer(bos)
-    ours = RecurrentLM(Plain(lambda ids: joined(inner, ids), words)).loglikelihood(pairs(), disable_tqdm=True)
+    model = CausalModel(inner, words) if cached else Plain(lambda ids: joined(inner, ids), words)
+    ours = RecurrentLM(model).loglikelihood(pairs(), disable_tqdm=True)
     theirs = HFLM(pretrained=inner, tokenizer=words, batch_size=1).loglikelihood(pairs(), disable_tqdm=True)
     for (got, greedy), (wanted, best) in zip(ours, theirs, strict=True):
         assert abs(got - wanted) <= CLOSE
@@ -129,10 +132,11 @@ def test_a_whole_text_is_scored_as_in_one_forward(count, grows):
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_a_whole_text_of_a_model_without_memory_is_one_forward_too(bos, monkeypatch):
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_whole_text_of_a_model_without_memory_is_one_forward_too(bos, cached, monkeypatch):
     monkeypatch.setattr("evals.lm_eval.model.WINDOW", 4)
-    inner, ids = llama(), random_ids(11)
-    lm = RecurrentLM(Plain(lambda ids: joined(inner, ids), tokenizer(bos)))
+    inner, ids, words = llama(), random_ids(11), tokenizer(bos)
+    lm = RecurrentLM(CausalModel(inner, words) if cached else Plain(lambda ids: joined(inner, ids), words))
     (got,) = lm.loglikelihood_rolling([asked("loglikelihood_rolling", text(ids))], disable_tqdm=True)
     assert abs(got - likelihood(inner, [0], ids)) <= CLOSE
     if not bos:
