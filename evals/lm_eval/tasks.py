@@ -176,11 +176,11 @@ class HarnessTask(HarnessBase):  # type: ignore[misc]  # lm-eval has no types
             answered = doc["choices"][int(np.argmax([nats for nats, _ in results]))]
         else:
             answered = -results[0][0] / doc["tokens"]
-        scorers = (doc["scorer"], *BESIDE.get(doc["scorer"], ()))
+        scorers = (doc["scorer"], *BESIDE.get(doc["scorer"].partition(":")[0], ()))
         part = "" if doc["task"] == self.task.name else f"{doc['task']}_"
         values = {}
         for scorer in scorers:
-            name = part + ("nats" if scorer == "value" else scorer)
+            name = part + ("nats" if scorer == "value" else scorer.partition(":")[0])
             self._metrics[name] = scorer != "value"
             values[name] = score(scorer, answered, doc["answers"], doc["question"])
         return values

@@ -103,6 +103,16 @@ def test_questions_of_several_kinds_are_counted_apart():
     assert len(samples) == 2 * DOCUMENTS
 
 
+def test_lm_evals_own_loose_score_stands_beside_the_benchmarks():
+    words = Words()
+    (task,) = tasks(["qa1"], source(words, bare=True), lengths=[LENGTH], n=1)
+    (doc,) = task.docs()
+    right = doc["answers"][0]
+    assert task.process_results(doc, [right]) == {"babilong": 1.0, "babilong_loose": 1.0}
+    rooms = "bathroom bedroom garden hallway kitchen office"
+    assert task.process_results(doc, [rooms]) == {"babilong": 0.0, "babilong_loose": 1.0}
+
+
 def test_a_limit_makes_no_more_documents_than_it_takes():
     words = Words()
     task = tasks([Codes()], source(words), lengths=[LENGTH], n=10_000)[0]
