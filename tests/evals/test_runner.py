@@ -101,3 +101,20 @@ def test_import_is_light():
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_progress_is_of_the_whole_run_and_the_last_has_all_cells(tmp_path):
+    words = Words()
+    text = source(words)
+    once = {"lengths": [300], "n": 6, "folder": tmp_path}
+    seen = []
+    run(Remembers(words), [Codes()], text, part=(1, 2), progress=lambda p: seen.append(p.documents), **once)
+    assert seen == [1, 2, 3]
+    waited = []
+    cells = run(
+        Remembers(words), [Codes()], text, part=(0, 2), progress=lambda p: seen.append(p.documents),
+        wait=lambda: waited.append(True), **once,
+    )  # fmt: skip
+    assert seen[3:] == [4, 5, 6]
+    assert waited == [True]
+    assert [cell.n for cell in cells if cell.control == MEMORY] == [6]
