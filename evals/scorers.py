@@ -18,6 +18,11 @@ SCORERS: dict[str, str] = {
     "exact": "evals.scorers:exact",
     "first_word": "evals.scorers:first_word",
     "value": "evals.scorers:value",
+    "sequence": "evals.scorers:sequence",
+    "sequence_exact": "evals.scorers:sequence_exact",
+    "needle": "evals.tasks.needle_scoring:number",
+    "needle_place": "evals.tasks.needle_scoring:place",
+    "needle_phrases": "evals.tasks.needle_scoring:phrases",
     "babilong": "evals.tasks.babilong_scoring:strict",
     "babilong_loose": "evals.tasks.babilong_scoring:loose",
     "ruler_all": "evals.tasks.ruler_scoring:string_match_all",
@@ -54,6 +59,31 @@ def first_word(answered: Any, answers: Sequence[str], asked: str = "") -> float:
 def value(answered: Any, answers: Sequence[str] = (), asked: str = "") -> float:
     """The answer itself, where it is a number (such as nats a token)."""
     return float(answered)
+
+
+def sequence(answered: Any, answers: Sequence[str], asked: str = "") -> float:
+    """Share of the answer's words that are said at their place, best of the answers; what is too much counts as wrong.
+
+    Accuracy per token as in the RMT paper (arXiv 2207.06881, figure 3), in words, whatever stands between them::
+
+        |{i : said_i = answer_i}| / max(words said, words of the answer)
+    """
+    said = _words(answered)
+    shares = []
+    for answer in answers:
+        right = _words(answer)
+        hits = sum(a == b for a, b in zip(said, right, strict=False))
+        shares.append(hits / max(1, len(said), len(right)))
+    return max(shares, default=0.0)
+
+
+def sequence_exact(answered: Any, answers: Sequence[str], asked: str = "") -> float:
+    """1 if all words of the answer are said in their order, and nothing else is."""
+    return float(sequence(answered, answers) == 1)
+
+
+def _words(text: Any) -> list[str]:
+    return re.findall(r"\w+", str(text).lower())
 
 
 def _plain(text: str) -> str:

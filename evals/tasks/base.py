@@ -67,7 +67,7 @@ class Question:
     scorer: str = "exact"
     method: str = "generate"
     choices: tuple[str, ...] = ()
-    continuation: Int[np.ndarray, " tokens"] | None = None
+    continuation: Int[np.ndarray, " continued"] | None = None
     max_tokens: int = 16
     stop: tuple[str, ...] = ("\n",)
     evidence: tuple[tuple[int, int], ...] = ()
