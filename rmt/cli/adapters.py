@@ -1,4 +1,4 @@
-"""Our models behind the protocol of ``evals``: read documents, answer with a place."""
+"""Our models behind the protocols of ``evals``: read documents; answer with a place, or with any text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ReaderModel:
 
     def fingerprint(self) -> str:
         """Of the weights, and of how they read."""
-        return " ".join([self.reader.fingerprint(), self.reader.settings()["dtype"]])
+        return fingerprint(self.reader)
 
     def read(self, documents: Sequence[Document]) -> list[Memory]:
         """One memory for each document of one length."""
@@ -70,22 +70,37 @@ class ReaderModel:
 
     def initial(self) -> Memory:
         """The memory before anything was read."""
-        return Memory(self.reader.initial(1), MemoryMeta())
+        return initial(self.reader)
 
     def shuffled(self, state: Memory, seed: int) -> Memory:
-        """The same numbers with channels in another order; counts, places and scores beside them stay."""
-
-        def shuffle(tensor: torch.Tensor) -> torch.Tensor:
-            if not tensor.is_floating_point() or tensor.dim() < 3:
-                return tensor
-            return tensor[..., torch.from_numpy(channel_order(tensor.shape[-1], seed)).to(tensor.device)]
-
-        return state.map(shuffle)
+        """See ``shuffled`` below."""
+        return shuffled(state, seed)
 
     def _longest(self) -> int:
         """Tokens that the longest place takes."""
         tokenizer: Any = self.reader.tokenizer
         return max(len(tokenizer(" " + place, add_special_tokens=False)["input_ids"]) for place in PLACES)
+
+
+def fingerprint(reader: Reader) -> str:
+    """Of the weights of a reader, and of how they read."""
+    return " ".join([reader.fingerprint(), reader.settings()["dtype"]])
+
+
+def initial(reader: Reader) -> Memory:
+    """The memory before anything was read."""
+    return Memory(reader.initial(1), MemoryMeta())
+
+
+def shuffled(memory: Memory, seed: int) -> Memory:
+    """The same numbers with channels in another order; counts, places and scores beside them stay."""
+
+    def shuffle(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point() or tensor.dim() < 3:
+            return tensor
+        return tensor[..., torch.from_numpy(channel_order(tensor.shape[-1], seed)).to(tensor.device)]
+
+    return memory.map(shuffle)
 
 
 def _places(config: Any) -> list[int]:
