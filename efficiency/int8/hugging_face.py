@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -89,8 +90,14 @@ class Int8Quantizer(HfQuantizer):
         def choose(name: str, module: nn.Module) -> nn.Module | None:
             if not isinstance(module, Int8Linear):
                 return None
-            plain = nn.Linear(module.in_features, module.out_features, False, device="meta")
-            plain.weight = nn.Parameter(module.dequantised(dtype))
+            weight = module.dequantised(dtype)
+            if module.stands_for == "Conv1D":
+                with torch.device("meta"):
+                    plain: nn.Module = Conv1D(module.out_features, module.in_features)
+                weight = weight.t().contiguous()
+            else:
+                plain = nn.Linear(module.in_features, module.out_features, False, device="meta")
+            plain.weight = nn.Parameter(weight)
             plain.register_parameter("bias", module.bias)
             return plain.train(module.training)
 

@@ -47,10 +47,14 @@ class Layout:
     def of(cls, model: nn.Module) -> Layout:
         """The layout of a model: one group for all linear layers, or groups of names where their inputs differ.
 
+        GPT-2's layers are named ``Conv1D``, as in the float model. Their 8-bit weights are (out, in) like all others,
+        so a program that takes them for the float model's, which are (in, out), finds shapes that do not fit.
+
         Raises:
             InputError: no 8-bit layer, or one that does more than this layout can say.
         """
         found: dict[str, list[str]] = {}
+        kinds: dict[str, None] = {}
         whole: list[str] = []
         apart = hasattr(model, "on_positions") and any(
             module.marks is not None for module in model.modules() if isinstance(module, Int8Linear)
@@ -63,14 +67,15 @@ class Layout:
                         "no place for; quantise with multiply=False to save"
                     )
                 found.setdefault(module.activations, []).append(name)
-            elif isinstance(module, nn.Linear):
+                kinds[module.stands_for] = None
+            elif isinstance(module, nn.Linear) or is_conv1d(module):
                 whole.append(name)
         if not found:
             raise InputError(
                 f"expected a model with 8-bit layers, got {type(model).__name__} without; quantise it first"
             )
         if len(found) == 1:
-            return cls(((("Linear",), next(iter(found))),), tuple(whole), apart)
+            return cls(((tuple(kinds), next(iter(found))),), tuple(whole), apart)
         return cls(tuple((tuple(names), kind) for kind, names in found.items()), tuple(whole), apart)
 
     @classmethod
@@ -127,6 +132,11 @@ class Layout:
             if any(_matches(target, module, names) for target in targets)
         ]
         return min(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is GPT-2's ``Conv1D``: a linear layer with its weight as (in, out), a class of transformers."""
+    return type(module).__name__ == "Conv1D"
 
 
 def _args(strategy: str, dynamic: bool) -> dict[str, Any]:

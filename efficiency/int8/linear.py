@@ -42,6 +42,7 @@ class Int8Linear(nn.Module):
     Attributes:
         marks: where rows that are memory are to run without rounding of activations, who knows them.
         siblings: layers that are given the same input, where :func:`efficiency.int8.put_together` has found some.
+        stands_for: the class of the layer in floating point: ``Linear``, or GPT-2's ``Conv1D`` with (in, out) weights.
 
     Raises:
         InputError: unknown ``activations``.
@@ -81,6 +82,7 @@ class Int8Linear(nn.Module):
         self.register_parameter("bias", given)
         self.marks: Marks | None = None
         self.siblings: Siblings | None = None
+        self.stands_for = "Linear"
         self._laid: tuple[Any, cpu.Packed] | None = None
 
     @classmethod

@@ -60,6 +60,8 @@ def to_int8(module: Any, *, activations: str, input_scale: Tensor | float | None
     linear = as_linear(module)
     with torch.no_grad():
         layer = Int8Linear.from_linear(linear, activations=activations, input_scale=input_scale)
+    if linear is not module:
+        layer.stands_for = "Conv1D"
     if isinstance(module, MultipliedLinear):
         become(layer, MultipliedInt8Linear)
         layer.multiplier = module.multiplier
