@@ -1,7 +1,8 @@
-"""Files of 8-bit layers that were no plain ``nn.Linear``: GPT-2's Conv1D."""
+"""Files of 8-bit layers that are more than plain linear ones: of GPT-2, or that leave memory as it is."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from efficiency.int8 import Int8Linear
+from efficiency.int8 import Int8Linear, Marks
 from efficiency.int8.checkpoint import load, load_into, save
 from efficiency.int8.layout import Layout
 from efficiency.smoothquant import smooth_quantize
@@ -62,3 +63,25 @@ def test_gpt2_is_dequantised_to_what_its_own_class_reads(tmp_path: Path) -> None
     plain.save_pretrained(tmp_path / "float")
     again = type(plain).from_pretrained(tmp_path / "float").eval()
     assert torch.equal(plain(IDS).logits, again(IDS).logits)
+
+
+def test_a_backbone_that_forgets_where_memory_is_says_so_when_it_is_saved(tmp_path: Path) -> None:
+    model, marks = build("llama"), Marks()
+
+    def read(it: Any) -> None:
+        with marks.told(torch.arange(12) < 2):
+            it(IDS)
+
+    smooth_quantize(model, read, memory="float", marks=marks, progress=False)
+    with pytest.warns(UserWarning, match=r"float_memory: .* got LlamaForCausalLM: once loaded"):
+        model.save_pretrained(tmp_path / "part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(tmp_path / "part").save_pretrained(tmp_path / "again")  # which has nothing to forget
+        whole = RMTForCausalLM(RMTConfig(backbone_config=build("llama").config, num_memory_tokens=2, segment_size=8))
+        marks = Marks()
+        whole.on_positions(marks)
+        smooth_quantize(whole, lambda it: it(IDS), memory="float", marks=marks, progress=False)
+        whole.save_pretrained(tmp_path / "whole")
+    kept = RMTForCausalLM.from_pretrained(tmp_path / "whole")
+    assert all(m.marks is not None for m in kept.modules() if isinstance(m, Int8Linear))
