@@ -27,7 +27,7 @@ from torch import nn
 from efficiency.errors import InputError
 from efficiency.int8.files import CONFIG, INDEX, Entry, entries, quantization_config, weight_files
 from efficiency.int8.layout import Layout, is_conv1d
-from efficiency.int8.linear import Int8Linear
+from efficiency.int8.linear import SCALES, Int8Linear
 from efficiency.int8.swap import freeze, keep_apart, swap
 
 CUT_OFF = "a save was cut off here: the weights are not all of one model; save it again\n"
@@ -160,7 +160,7 @@ def _check_rest(model: nn.Module, found: dict[str, Entry]) -> None:
         if id(tensor) not in there:
             raise InputError(f"{name}: expected it among the weights, got none; {cure}")
     for name, entry in found.items():
-        if name.endswith(("weight_scale", "input_scale")):
+        if name.endswith(SCALES):
             continue
         if name not in wanted:
             raise InputError(f"{name}: expected no such weight, got one in the files; {cure}")

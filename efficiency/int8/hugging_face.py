@@ -25,6 +25,7 @@ from efficiency.errors import InputError
 from efficiency.int8.files import entries
 from efficiency.int8.layout import METHOD, Layout
 from efficiency.int8.linear import Int8Linear
+from efficiency.int8.multiplied import MultipliedInt8Linear
 from efficiency.int8.swap import freeze, keep_apart, swap
 from efficiency.surgery import replace_modules
 
@@ -102,7 +103,10 @@ class Int8Quantizer(HfQuantizer):
         def choose(name: str, module: nn.Module) -> nn.Module | None:
             if not isinstance(module, Int8Linear):
                 return None
-            weight = module.dequantised(dtype)
+            weight = module.dequantised()
+            if isinstance(module, MultipliedInt8Linear):
+                weight = weight * module.multiplier
+            weight = weight.to(dtype or torch.float32)
             if module.stands_for == "Conv1D":
                 with torch.device("meta"):
                     plain: nn.Module = Conv1D(module.out_features, module.in_features)

@@ -24,7 +24,7 @@ from efficiency.int8.marks import Marks
 from efficiency.int8.siblings import Siblings
 
 ACTIVATIONS = ("token", "tensor", "static")
-SCALES = ("weight_scale", "input_scale")
+SCALES = ("weight_scale", "input_scale", "multiplier")  # the last of a class derived from this one
 
 
 class Int8Linear(nn.Module):
@@ -224,7 +224,7 @@ class Int8Linear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         """As ``nn.Module``'s; scales stay in float32 in whatever format the model is put."""
-        scales = {name: p.data for name in SCALES if (p := self._parameters[name]) is not None}
+        scales = {name: p.data for name in SCALES if (p := self._parameters.get(name)) is not None}
         super()._apply(fn, recurse)
         for name, scale in scales.items():
             new = self._parameters[name]

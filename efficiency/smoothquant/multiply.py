@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from efficiency.int8.linear import Int8Linear
+from efficiency.int8.multiplied import MultipliedInt8Linear
 from efficiency.smoothquant.weights import as_linear
 from efficiency.surgery import become, replace_modules
 
@@ -29,20 +30,6 @@ class MultipliedLinear(nn.Linear):
     def forward(self, input: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """The product, in the format of the input."""
         return super().forward(input * self.multiplier.to(input.dtype))
-
-
-class MultipliedInt8Linear(Int8Linear):
-    """The same over an 8-bit weight.
-
-    Attributes:
-        multiplier: of shape (in,), float32.
-    """
-
-    multiplier: nn.Parameter
-
-    def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """The product, in the format of the input."""
-        return super().forward(x * self.multiplier.to(x.dtype))
 
 
 def multiply_input(model: nn.Module, name: str, multiplier: Float[Tensor, " in"]) -> None:

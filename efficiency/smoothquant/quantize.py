@@ -71,7 +71,7 @@ def smooth_quantize(
         memory_weight: of the memory's maxima and errors against the text's.
         statistics: of an earlier calibration; for ``search`` with kept rows.
         multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time;
-            such a model cannot be saved.
+            files of such a model are for this library alone.
         powers: round scales to powers of two, so that folding changes no bit; 8 bits then err a little more.
         samples: rows kept of each group that can be smoothed; where None, 64 for ``search`` and none otherwise. Given
             with ``calibration``, statistics are collected and kept for a later call even where this one needs none.
@@ -327,16 +327,7 @@ def _round(
     report.quantised = replace_modules(model, choose)
     put_together(model, Int8Linear)
     if isinstance(model, PreTrainedModel):
-        if report.multiplied:
-            told: Any = model
-            told.save_pretrained = _refuse_to_save
-        else:
-            mark(model)
-
-
-def _refuse_to_save(*_: Any, **__: Any) -> None:
-    """In place of ``save_pretrained``: what is read back would not multiply, and nothing would say so."""
-    raise InputError("save_pretrained: expected no layers that multiply their input, got some; use multiply=False")
+        mark(model)
 
 
 def _bytes(module: nn.Module) -> int:
