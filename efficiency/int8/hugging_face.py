@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,6 +98,7 @@ class Int8Quantizer(HfQuantizer):
             keep_apart(model)
         # What transformers refuses by this is fine here: half() and float() leave 8-bit weights and scales alone.
         model.is_quantized = False
+        _saved_as_a_whole(model)
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
@@ -146,8 +148,26 @@ def mark(model: PreTrainedModel) -> None:
         inner = getattr(module, "config", None)
         if isinstance(inner, PreTrainedConfig) and isinstance(getattr(inner, "quantization_config", None), Int8Config):
             del inner.quantization_config
+    _saved_as_a_whole(model)
     marked = any(module.marks is not None for module in model.modules() if isinstance(module, Int8Linear))
     told.quantization_config = Int8Config(layout, type(model).__name__ if marked and not layout.float_memory else "")
+
+
+def _saved_as_a_whole(model: PreTrainedModel) -> None:
+    """Have its parts refuse to be saved: their configuration says nothing of 8-bit layers, so weights would be lost."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            if getattr(module.__dict__.get("save_pretrained"), "func", None) is _refuse_part:
+                del module.__dict__["save_pretrained"]
+            if module is not model and any(isinstance(layer, Int8Linear) for layer in module.modules()):
+                module.__dict__["save_pretrained"] = partial(_refuse_part, type(module).__name__, type(model).__name__)
+
+
+def _refuse_part(part: str, whole: str, *_: Any, **__: Any) -> None:
+    raise InputError(
+        f"save_pretrained: expected the model that was quantised, {whole}, got its part {part}, which does not know of "
+        "its 8-bit layers; save the whole, or call efficiency.int8.hugging_face.mark on the part first"
+    )
 
 
 def adapt(config: PreTrainedConfig) -> None:
