@@ -245,19 +245,24 @@ def _plan(documents: Sequence[Document], controls: Sequence[str]) -> list[list[_
     plan: list[list[_Ask]] = [[] for _ in documents]
     lengths: dict[int, list[int]] = {}
     for index, document in enumerate(documents):
-        lengths.setdefault(document.length, []).append(index)
+        lengths.setdefault(_filed(document), []).append(index)
     for control in (MEMORY, *(name for name in CONTROLS if name in controls)):
         for index, document in enumerate(documents):
             for number in range(len(document.questions)):
                 if control == "zeroed":
                     plan[index].append(_Ask(index, number, control, None))
                 elif control == "swapped":
-                    lender = _lender(documents, lengths[document.length], index, number)
+                    lender = _lender(documents, lengths[_filed(document)], index, number)
                     if lender is not None:
                         plan[lender].append(_Ask(index, number, control, lender))
                 else:
                     plan[index].append(_Ask(index, number, control, index))
     return plan
+
+
+def _filed(document: Document) -> int:
+    """The length a document's answers are filed under: its own, or the one a benchmark names it by (``nominal``)."""
+    return int(getattr(document, "nominal", document.length))
 
 
 def _lender(documents: Sequence[Document], same_length: Sequence[int], index: int, number: int) -> int | None:
@@ -329,7 +334,7 @@ def _answer_batch(
             answers = _answers(model, used, questions)
             for ask, question, answer, new in zip(asks, questions, answers, missing, strict=True):
                 if new:
-                    rows.append(_row(ask, question, answer, documents[ask.document].length, digests))
+                    rows.append(_row(ask, question, answer, _filed(documents[ask.document]), digests))
     return Cost(
         documents[batch[0]].length,
         len(batch),

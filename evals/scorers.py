@@ -1,13 +1,15 @@
 """Scorers: from an answer and what was asked to a number, by the name that rows keep.
 
 A scorer is a function of the answered text, the right answers, and the question in words; 1 is fully right, 0 wrong.
-Each task names its own. ``score`` finds it by name, so that rows can be scored again from a log.
+Each task names its own. ``score`` finds it by name, so that rows can be scored again from a log. What stands behind a
+colon ("babilong:qa10") is handed to the scorer as its ``option``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +26,7 @@ SCORERS: dict[str, str] = {
     "needle_place": "evals.tasks.needle_scoring:place",
     "needle_phrases": "evals.tasks.needle_scoring:phrases",
     "babilong": "evals.tasks.babilong_scoring:strict",
+    "babilong_words": "evals.tasks.babilong_scoring:words",
     "babilong_loose": "evals.tasks.babilong_scoring:loose",
     "ruler_all": "evals.tasks.ruler_scoring:string_match_all",
     "ruler_part": "evals.tasks.ruler_scoring:string_match_part",
@@ -31,11 +34,13 @@ SCORERS: dict[str, str] = {
 
 
 def find(name: str) -> Scorer:
-    """The scorer of this name. Raises ValueError on an unknown one."""
+    """The scorer of this name, with its option if there is one. Raises ValueError on an unknown one."""
+    name, _, option = name.partition(":")
     if name not in SCORERS:
         raise ValueError(f"scorer: expected one of {', '.join(SCORERS)}, got {name!r}; name one of these")
     module, _, function = SCORERS[name].partition(":")
-    scorer: Scorer = getattr(import_module(module), function)
+    found = getattr(import_module(module), function)
+    scorer: Scorer = partial(found, option=option) if option else found
     return scorer
 
 
