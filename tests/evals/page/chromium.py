@@ -50,6 +50,7 @@ class Chromium:
         os.close(to_write)
         self._buffer, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
+        self.width = 0
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -85,6 +86,7 @@ class Chromium:
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False, hash_: str = "") -> None:
         """Load a file in a window of this size and wait until it is there; forgets earlier events."""
+        self.width = width
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

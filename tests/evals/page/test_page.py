@@ -189,16 +189,36 @@ def test_one_model_one_length_one_row(tmp_path):
 
 def test_worst_answers_come_first_and_each_depth_is_there():
     rows = [
-        Row("t", 1000, MEMORY, i, 0, f"d{i}", f"d{i}", ("a",), "b", float(i % 5 > 0), "exact",
-            evidence=((90 * (i % 11), 90 * (i % 11) + 4),))
+        Row("t", 1000, MEMORY, i, 0, f"d{i}", f"d{i}", ("a",), "b", float(i % 11 > 1), "exact",
+            evidence=((99 * (i % 11), 99 * (i % 11) + 4),))
         for i in range(220)
     ]  # fmt: skip
     chosen = choose(rows, 12)
     assert len({row.evidence for row in chosen}) == 11
-    assert [row.value for row in chosen] == [0.0] * 12
+    assert [row.value for row in chosen] == [0.0] * 3 + [1.0] * 9
     assert len(choose(rows, 3)) == 3
     nats = [Row("t", 1000, MEMORY, i, 0, f"d{i}", "", (), float(i), float(i), "value") for i in range(9)]
     assert [row.answered for row in choose(nats, 2)] == [8.0, 7.0]
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_each_step_of_the_ramp_carries_its_number_and_differs_from_the_next(text):
+    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    under, ink = (re.findall(rf"--{name}\d:\s*(#\w{{6}})", style) for name in "ht")
+    assert len(under) == len(ink) == 4 * 10  # light, dark of the system, dark of choice, paper
+    for one, other in zip(under, ink, strict=True):
+        low, high = sorted((luminance(one), luminance(other)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+    for start in range(0, 40, 10):
+        steps = [luminance(colour) for colour in under[start : start + 10]]
+        assert steps in (sorted(steps), sorted(steps, reverse=True))
+        assert len(set(steps)) == 10
 
 
 def test_models_have_the_colours_of_the_plots(text):
