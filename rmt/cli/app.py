@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from rmt.errors import InputError
 
 # In the order of the help. Each is a module here with a function of that name, or an `app` of subcommands.
-COMMANDS = ("demo", "train", "quantize", "read", "ask", "eval", "info")
+COMMANDS = ("demo", "train", "quantize", "read", "ask", "eval", "report", "info")
 _MODULES = {"eval": "evaluate"}  # `eval` is a builtin
 
 
