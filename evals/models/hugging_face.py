@@ -107,6 +107,11 @@ class CausalModel:
         return self._name
 
     @property
+    def first(self) -> int | None:
+        """The token that it puts before every text; None for none."""
+        return self._first
+
+    @property
     def controls(self) -> tuple[str, ...]:
         """All; without channels to shuffle where a layer keeps something else than keys and values."""
         plain = {"full_attention", "sliding_attention", "chunked_attention"}

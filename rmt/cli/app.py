@@ -13,8 +13,8 @@ from typer.core import TyperGroup
 from rmt.errors import InputError
 
 # In the order of the help. Each is a module here with a function of that name, or an `app` of subcommands.
-COMMANDS = ("demo", "train", "quantize", "read", "ask", "eval", "report", "info")
-_MODULES = {"eval": "evaluate"}  # `eval` is a builtin
+COMMANDS = ("demo", "train", "quantize", "read", "ask", "eval", "lm-eval", "report", "info")
+_MODULES = {"eval": "evaluate", "lm-eval": "lm_eval"}  # `eval` is a builtin
 
 
 class Commands(TyperGroup):
@@ -64,7 +64,7 @@ def build() -> typer.Typer:
             app.add_typer(part.app, name=name)
         else:
             settings = getattr(part, "CONTEXT_SETTINGS", None)
-            app.command(name, context_settings=settings)(getattr(part, name))
+            app.command(name, context_settings=settings)(getattr(part, name.replace("-", "_")))
     return app
 
 
