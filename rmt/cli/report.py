@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmt.cli.evaluate import bad_input
+from rmt.cli.common import bad_input
 
 
 def report(
