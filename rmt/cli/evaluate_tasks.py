@@ -102,16 +102,17 @@ def run(
 def tasks() -> None:
     """List the tasks, groups and scorers there are."""
     from evals.scorers import SCORERS
-    from evals.tasks.registry import GROUPS, TASKS
+    from evals.tasks.registry import ABOUT, GROUPS, TASKS, options_of
 
     width = max(map(len, (*GROUPS, *TASKS)))
-    typer.echo("groups")
+    typer.echo("Groups")
     for name, members in GROUPS.items():
-        typer.echo(f"  {name:{width}}  {' '.join(members)}")
-    typer.echo("tasks")
+        typer.echo(f"  {name:{width}}  {', '.join(members)}")
+    typer.echo("\nTasks, and their settings (as in needle:needles=4,depths=11)")
     for name in TASKS:
-        typer.echo(f"  {name:{width}}  {_about(name)}")
-    typer.echo(f"scorers\n  {' '.join(SCORERS)}")
+        settings = ", ".join(options_of(name))
+        typer.echo(f"  {name:{width}}  {ABOUT[name]}" + (f" ({settings})" if settings else ""))
+    typer.echo(f"\nScorers\n  {', '.join(SCORERS)}")
 
 
 def rescore(
@@ -157,16 +158,3 @@ def share() -> tuple[tuple[int, int], Callable[[], None] | None]:
     # A process may be done hours before another.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=14))
     return (state.process_index, state.num_processes), state.wait_for_everyone
-
-
-def _about(name: str) -> str:
-    """The first line of what a task says of itself, and its settings."""
-    from importlib import import_module
-
-    from evals.tasks.registry import TASKS
-
-    where, fixed = TASKS[name]
-    module, _, kind = where.partition(":")
-    cls = getattr(import_module(module), kind)
-    settings = ", ".join(field for field in cls.__dataclass_fields__ if field not in fixed)
-    return f"{(cls.__doc__ or '').strip().splitlines()[0]} ({settings or 'no settings'})"

@@ -10,7 +10,7 @@ import pytest
 from evals import MEMORY, Model, load_header, load_rows, run, scorers, tally
 from evals.cost import load_costs
 from evals.runner import expand
-from evals.tasks.registry import GROUPS, TASKS, create, names
+from evals.tasks.registry import ABOUT, GROUPS, TASKS, create, names
 from tests.evals.words import Codes, Remembers, Words, source
 
 
@@ -84,6 +84,9 @@ def test_other_settings_are_refused(tmp_path):
 def test_names():
     assert names("ruler") == GROUPS["ruler"]
     assert names("qa3:files=x") == ("qa3:files=x",)
+    assert set(ABOUT) == set(TASKS)
+    offline = [name for name in TASKS if name not in (*GROUPS["babilong-10"], "qa_1", "qa_2") and name[:2] != "qa"]
+    assert all(create(name).name == name for name in (*offline, *GROUPS["babilong-10"]))
     assert all(name in TASKS for group in GROUPS.values() for name in group)
     with pytest.raises(ValueError, match=r"expected one of .*qa1"):
         names("qa21")
