@@ -29,6 +29,7 @@ MAX_TOKENS = 20  # max_new_tokens of the benchmark's script, which stops at noth
 TOKENS_A_FACT = 8  # the benchmark leaves out stories with more facts than the text has room for at this many tokens
 _TRIES = 1000  # stories drawn until one fits
 _WINDOW = 256  # tokens in which the end of a sentence is looked for
+_CLOSING = "”’)]"  # a straight quotation mark may open the next sentence
 # Configurations of the dataset RMT-team/babilong and the lengths that name them.
 CONFIGS = {f"{n}k": n * 1000 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)} | {"1M": 10**6, "10M": 10**7}
 
@@ -200,20 +201,21 @@ class _Ends:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._known: dict[int, bool] = {}
+        self._known: dict[int, str] = {}
 
     def next(self, at: int, stop: int) -> int:
         """The first place from ``at`` on that is behind a sentence, ``stop`` at most; ``at`` where none is near."""
-        begin = max(at - 1, 0)
+        begin, ended = max(at - 1, 0), False
         for n, token in enumerate(np.asarray(self._source.background[begin : min(at + _WINDOW, stop)])):
-            if self._ends(int(token)):
-                return max(begin + n + 1, at)
+            text = self._text(int(token))
+            if ended and begin + n >= at and text.strip(_CLOSING):  # what closes a quotation belongs to its sentence
+                return begin + n
+            ended = text.rstrip(_CLOSING).endswith((".", "!", "?")) or (ended and not text.strip(_CLOSING))
         return stop if stop <= at + _WINDOW else at
 
-    def _ends(self, token: int) -> bool:
+    def _text(self, token: int) -> str:
         if token not in self._known:
-            text = self._source.decode(np.array([token], dtype=np.int64)).strip().rstrip("\"'”’)]")
-            self._known[token] = text.endswith((".", "!", "?"))
+            self._known[token] = self._source.decode(np.array([token], dtype=np.int64)).strip()
         return self._known[token]
 
 
