@@ -25,6 +25,7 @@ from evals.scorers import score
 from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar
 
 MEMORY = "memory"
+RATE, NATS = "rate", "nats"  # what a score is: a share of what is right, or nats a token, where less is better
 CONTROLS = ("zeroed", "shuffled", "swapped")
 _DIGEST_BLOCK = 1 << 16  # tokens hashed at a time, so that a long document is never held whole
 
@@ -35,7 +36,8 @@ class Cell:
 
     ``successes`` is the sum of the scores of n questions, a whole number where each is right or wrong. ``documents``
     says how many documents the questions come from: where it is smaller than n they are not quite independent and
-    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1.
+    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1. ``unit`` is "rate",
+    a share of what is right, or "nats", where less is better.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Cell:
     n: int
     documents: int
     values: tuple[float, ...] = ()
+    unit: str = RATE
 
     @property
     def rate(self) -> float:
@@ -164,7 +167,8 @@ def _cell(task: str, length: int, control: str, values: Sequence[float], rows: S
     binary = all(value in (0, 1) for value in values)
     documents = len({row.digest for row in rows})
     total = int(sum(values)) if binary else sum(values)
-    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values))
+    unit = NATS if rows[0].scorer == "value" else RATE
+    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values), unit)
 
 
 def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
