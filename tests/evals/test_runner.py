@@ -81,6 +81,16 @@ def test_other_settings_are_refused(tmp_path):
         run(Remembers(words), [Codes()], source(words, seed=1), lengths=[300], n=2, folder=tmp_path)
 
 
+def test_another_text_is_another_run_even_without_a_name(tmp_path):
+    words = Words()
+    one = source(words, name="")
+    assert one.digest == source(words, name="").digest
+    other = source(words, 4000, name="")
+    run(Remembers(words), [Codes()], one, lengths=[300], n=2, folder=tmp_path)
+    with pytest.raises(ValueError, match=f"text='{other.digest}'"):
+        run(Remembers(words), [Codes()], other, lengths=[300], n=2, folder=tmp_path)
+
+
 def test_names():
     assert names("ruler") == GROUPS["ruler"]
     assert names("qa3:files=x") == ("qa3:files=x",)
