@@ -36,8 +36,8 @@ class Cell:
 
     ``successes`` is the sum of the scores of n questions, a whole number where each is right or wrong. ``documents``
     says how many documents the questions come from: where it is smaller than n they are not quite independent and
-    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1. ``unit`` is "rate",
-    a share of what is right, or "nats", where less is better.
+    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1. ``unit`` is
+    "rate", a share of what is right, or "nats", where less is better.
     """
 
     task: str
