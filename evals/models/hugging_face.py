@@ -167,15 +167,20 @@ class CausalModel:
     ) -> list[Score]:
         """How likely each continuation is; the prompt runs once, and so do first tokens.
 
+        Where nothing at all stands before it, the tokenizer's BOS or else EOS stands for it, as in lm-eval; without
+        these any first token is as likely as any other.
+
         Raises:
-            ValueError: nothing to predict the first token from, or more positions than the model has learned.
+            ValueError: more positions than the model has learned.
         """
         with torch.inference_mode():
             begun = self._begin(state, prompt)
+            seen = state.seen + begun.shape[1]
             cache = self._grow(state.cache, begun[:, :-1], state.seen)
-            seen = state.seen + begun.shape[1] - 1
             cache = keys.new(self.model.config, self.window == "sliding") if cache is None else keys.fork(cache)
-            logits = self._logits(cache, begun[:, -1:], seen, 1)[0].float()
+            logits = torch.zeros(1, self.model.config.get_text_config().vocab_size)
+            if begun.shape[1]:
+                logits = self._logits(cache, begun[:, -1:], seen - 1, 1)[0].float()
             normal = logits.logsumexp(-1)
             best = int(logits[0].argmax())
             scores: list[Score] = []
@@ -185,7 +190,7 @@ class CausalModel:
                 scores.append(Score(nats, first == best, len(ids)))
             longer = [n for n, ids in enumerate(continuations) if len(ids) > 1]
             for part in self._parts(longer, cache):
-                rest = self._rest(cache, [continuations[n] for n in part], seen + 1)
+                rest = self._rest(cache, [continuations[n] for n in part], seen)
                 for n, (nats, greedy) in zip(part, rest, strict=True):
                     scores[n] = Score(scores[n].nats + nats, scores[n].greedy and greedy, scores[n].tokens)
             return scores
@@ -196,7 +201,7 @@ class CausalModel:
         """Greedy text behind each prompt; prompts of one length run together, so that none needs padding.
 
         Raises:
-            ValueError: as ``score``.
+            ValueError: nothing to go on from, or more positions than the model has learned.
         """
         said = [""] * len(prompts)
         lengths: dict[int, list[int]] = {}
@@ -206,6 +211,10 @@ class CausalModel:
             for same in lengths.values():
                 for part in self._parts(same, state.cache):
                     ids = torch.cat([self._begin(state, prompts[n]) for n in part])
+                    if not ids.shape[1]:
+                        raise ValueError(
+                            "prompt: expected tokens to go on from, got none, of text or prompt; give some"
+                        )
                     for n, text in zip(part, self._write(state, ids, max_tokens, stop), strict=True):
                         said[n] = text
         return said
@@ -232,8 +241,6 @@ class CausalModel:
         last = [] if state.last is None else [state.last]
         if not last and not len(prompt):
             last = [i for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if i is not None][:1]
-            if not last:
-                raise ValueError("prompt: expected a token before the continuation, got none; give a prompt")
         return torch.tensor([[*last, *(int(i) for i in prompt)]], dtype=torch.long)
 
     def _grow(self, cache: Any, ids: Tensor, seen: int) -> Any:
