@@ -80,7 +80,7 @@ def _asset(name: str) -> str:
 
 def _context(runs: Sequence[Run]) -> dict[str, Any]:
     """All that the templates show."""
-    from evals.page import figures, summary
+    from evals.page import figures, ruler, summary
     from evals.page.compare import compare
     from evals.page.numbers import Numbers
     from evals.page.samples import Samples, grouped
@@ -89,6 +89,7 @@ def _context(runs: Sequence[Run]) -> dict[str, Any]:
     samples = Samples(runs, tasks)
     numbers = Numbers(runs, tasks, samples)
     comparisons, controls, costs = compare(runs), numbers.controls(), figures.costs(runs)
+    lines = ruler.effective_lengths(runs)
     nats = [task for task in tasks if task in numbers.nats]
     distances = figures.over_distance(numbers, samples, "distance")
     return {
@@ -106,7 +107,10 @@ def _context(runs: Sequence[Run]) -> dict[str, Any]:
         "controls": _by(controls, lambda line: line.task),
         "costs": costs,
         "cost_figures": figures.cost_figures(runs, costs, "cost"),
-        "ruler": [],
+        "ruler": lines,
+        "ruler_line": ruler.LINE,
+        "ruler_lengths": sorted({length for line in lines for length in line.averages}),
+        "ruler_note": ruler.note(lines),
         "samples": grouped(samples.groups.values()),
     }
 

@@ -59,9 +59,9 @@ def over_length(numbers: Numbers, task: str, ident: str) -> Figure:
     return _figure(numbers, task, ident, name_of(task), series, ("tokens",), lines, "tokens read", "tokens read")
 
 
-def over_distance(numbers: Numbers, samples: Samples, ident: str) -> list[Figure]:
-    """For each task with evidence: by tokens behind it, and by updates of the memory where segments are known."""
-    figures: list[Figure] = []
+def over_distance(numbers: Numbers, samples: Samples, ident: str) -> dict[str, list[Figure]]:
+    """By task, where there is evidence: by tokens behind it, and by updates of the memory where segments are known."""
+    figures: dict[str, list[Figure]] = {}
     tokens = [by_tokens(run.rows) for run in numbers.runs]
     updates = [by_updates(run.rows, run.segment) if run.segment else [] for run in numbers.runs]
     for place, task in enumerate(numbers.tasks):
@@ -72,8 +72,9 @@ def over_distance(numbers: Numbers, samples: Samples, ident: str) -> list[Figure
             of_task = [[one for one in found if one.task == task] for found in bins]
             edges = sorted({one.place for found in of_task for one in found})
             if len(edges) > 1:
-                title = f"{name_of(task)}, by {'distance' if kind == 'tokens' else 'updates'}"
-                figures.append(_distance(numbers, samples, task, f"{ident}-{kind}-{place}", title, of_task, label))
+                title = "By distance in tokens" if kind == "tokens" else "By updates of the memory"
+                made = _distance(numbers, samples, task, f"{ident}-{kind}-{place}", title, of_task, label)
+                figures.setdefault(task, []).append(made)
     return figures
 
 
@@ -192,7 +193,7 @@ def _heat(numbers: Numbers, samples: Samples, run: int, task: str, ident: str, b
         number = numbers.number(one.cell, samples.link_rows(run, one.rows))
         column, row = lengths.index(one.length or 0), round(one.place * (DEPTHS - 1))
         table[row, column] = number
-        said = f"{model}, {_tokens(one.length or 0)}, depth {100 * one.place:.0f}%: {number.said}"
+        said = f"{short_count(one.length or 0)}, depth {100 * one.place:.0f}%: {number.text}%, n={number.n}"
         squares.append(Square(column, row, number.mean, number.href, said))
     depths = [f"{100 * row / (DEPTHS - 1):.0f}%" for row in range(DEPTHS)]
     picture = heat_map(

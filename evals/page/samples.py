@@ -12,7 +12,7 @@ from evals.positions import depth, position
 from evals.rows import Row
 
 MOST = 12  # answers of one cell in the page; of a control, a quarter
-_ALL = 3000  # answers in the page, about
+_ALL = 2000  # answers in the page, about
 _TEXT = 160  # characters of a text
 _Cell = tuple[int, str, int, str]
 
@@ -61,7 +61,7 @@ class Samples:
         self._places: dict[tuple[int, tuple[str, int, str, str]], str] = {}
         for key, rows in cells.items():
             number, task, length, control = key
-            ident = f"s{number}-{tasks.index(task)}-{length}-{control}"
+            ident = f"s{number}-{tasks.index(task)}-{length}" + ("" if control == MEMORY else f"-{control}")
             chosen = choose(rows, most if control == MEMORY else max(1, most // 4))
             shown = []
             for place, row in enumerate(chosen):

@@ -1,7 +1,7 @@
 """Pictures as inline SVG text: curves with bands, and heat maps; numbers in, markup out.
 
 Colours are classes (``s0`` of a series, ``h0`` of a rate), so that the page's themes decide; series differ in marker
-and, past six, in dashes too. Every point is a link with a title. All text is escaped here.
+and, past six, in dashes and hollow markers. Every point is a link with a title. All text is escaped here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from evals.report import short_count
 WIDTH, HEIGHT = 420, 250  # units of the viewBox, about a pixel each in a column of a wide page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 12, 38
 _STYLES = 6  # colours and markers before they repeat, with dashes
+_EDGE = 18.0  # units left free at both ends of the axis
+_BANDS = 3  # series that may have bands; more of them would lie over one another
 _DODGE = 7.0  # units between series, so that equal numbers do not hide each other
 
 
@@ -78,7 +80,7 @@ def curves(
     x_label: str = "tokens read",
     line: tuple[float, str] | None = None,
 ) -> str:
-    """Lines over a base-2 axis with a band for the intervals; whiskers where a series is one point.
+    """Lines over a base-2 axis with a band for the intervals; whiskers for one point, or for many series.
 
     ``line`` is a level to compare with, such as chance, and its name. ``ident`` makes the ids of the picture.
     """
@@ -91,7 +93,9 @@ def curves(
         y = _y(axis, line[0])
         parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
     shifts = _shifts(len(series), ticks, place)
-    parts += [_band(one, axis, place, shift) for one, shift in zip(series, shifts, strict=True)]
+    for one, shift in zip(series, shifts, strict=True):
+        draw = _band if len(one.points) > 1 and len(series) <= _BANDS else _whiskers
+        parts.append(draw(one, axis, place, shift))
     parts += [_line(one, axis, place, shift) for one, shift in zip(series, shifts, strict=True)]
     if line is not None:  # its name above all, or a band would lie over it
         y = _y(axis, line[0]) - 4
@@ -136,8 +140,8 @@ def heat_map(
         level = heat_level(square.rate)
         parts.append(
             f'<a href="{escape(square.href)}"><title>{escape(square.said)}</title>'
-            f'<rect class="h{level}" x="{x + 1:.1f}" y="{y + 1}" width="{wide - 2:.1f}" height="{tall - 2}" rx="3"/>'
-            f'<text class="t{level}" x="{x + wide / 2:.1f}" y="{y + 15}" text-anchor="middle">'
+            f'<rect class="h{level}" x="{x + 1:.4g}" y="{y + 1}" width="{wide - 2:.4g}" height="{tall - 2}"/>'
+            f'<text class="t{level}" x="{x + wide / 2:.4g}" y="{y + 15}">'
             f"{100 * square.rate:.0f}</text></a>"
         )
     return "".join((*parts, "</svg>"))
@@ -151,7 +155,7 @@ def heat_level(rate: float) -> int:
 def marker(number: int, x: float = 7, y: float = 7, size: float = 4.5) -> str:
     """The shape of a series, around (x, y)."""
     shape = number % _STYLES
-    style = f'class="mark s{shape}"'
+    style = f'class="mark s{shape}{" hollow" if number >= _STYLES else ""}"'
     if shape == 0:
         return f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="{size * 0.95:.1f}"/>'
     s = size
@@ -180,7 +184,7 @@ def _x_scale(ticks: Sequence[float]) -> Callable[[float], float]:
     least = min((x for x in ticks if x > 0), default=1)
     low = math.log2(least) - (1 if ticks and ticks[0] <= 0 else 0)
     high = math.log2(max(*ticks, least)) if ticks else 1
-    left, right = _LEFT + 18, WIDTH - _RIGHT - 18
+    left, right = _LEFT + _EDGE, WIDTH - _RIGHT - _EDGE
 
     def place(x: float) -> float:
         if high <= low:
@@ -194,7 +198,7 @@ def _x_scale(ticks: Sequence[float]) -> Callable[[float], float]:
 def _shifts(count: int, ticks: Sequence[float], place: Callable[[float], float]) -> list[float]:
     """How far each series stands from its true place: apart, but never into the next tick."""
     gaps = [place(right) - place(left) for left, right in pairwise(ticks)]
-    step = min(_DODGE, 0.35 * min(gaps, default=60) / max(1, count))
+    step = min(_DODGE, 0.35 * min(gaps, default=60) / max(1, count), 2 * _EDGE / max(1, count))
     return [(rank - (count - 1) / 2) * step for rank in range(count)]
 
 
@@ -226,15 +230,17 @@ def _x_ticks(ticks: Sequence[float], place: Callable[[float], float]) -> list[st
 
 
 def _band(one: Series, axis: Axis, place: Callable[[float], float], shift: float) -> str:
-    colour = f"s{one.number % _STYLES}"
-    if len(one.points) == 1:
-        point = one.points[0]
-        x, low, high = place(point.x) + shift, _y(axis, point.low), _y(axis, point.high)
-        caps = f"M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
-        return f'<path class="whisker {colour}" d="M{x:.1f} {low:.1f}V{high:.1f}{caps}"/>'
     edge = [f"{place(p.x) + shift:.1f} {_y(axis, p.high):.1f}" for p in one.points]
     edge += [f"{place(p.x) + shift:.1f} {_y(axis, p.low):.1f}" for p in reversed(one.points)]
-    return f'<path class="band {colour}" d="M{"L".join(edge)}Z"/>'
+    return f'<path class="band s{one.number % _STYLES}" d="M{"L".join(edge)}Z"/>'
+
+
+def _whiskers(one: Series, axis: Axis, place: Callable[[float], float], shift: float) -> str:
+    path = ""
+    for point in one.points:
+        x, low, high = place(point.x) + shift, _y(axis, point.low), _y(axis, point.high)
+        path += f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6"
+    return f'<path class="whisker s{one.number % _STYLES}" d="{path}"/>'
 
 
 def _line(one: Series, axis: Axis, place: Callable[[float], float], shift: float) -> str:

@@ -83,6 +83,11 @@ def test_the_page_is_never_wider_than_its_window(opened):
     assert out == []
 
 
+def test_names_are_not_cut_into_letters(opened):
+    tall = opened.evaluate("Math.max(...[...document.querySelectorAll('tbody th .model')].map(e => e.offsetHeight))")
+    assert 15 < tall < 80  # three lines at most
+
+
 def test_text_is_legible(opened):
     found = opened.evaluate(CONTRAST)
     assert len(found) > 1000

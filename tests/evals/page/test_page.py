@@ -13,6 +13,7 @@ from evals.page.compare import compare
 from evals.page.samples import choose, clean
 from evals.plots import COLOURS
 from evals.rows import Row
+from evals.tasks.registry import GROUPS
 from tests.evals.page.made import HOSTILE, run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -88,7 +89,8 @@ def test_every_cell_of_a_tally_is_on_the_page_with_its_link(folders, parsed):
                 said = f"{100 * cell.rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
             if cell.control == MEMORY:
                 said += f" n={cell.n}"
-            assert (said, f"#s{number}-{place}-{cell.length}-{cell.control}") in shown
+            control = "" if cell.control == MEMORY else f"-{cell.control}"
+            assert (said, f"#s{number}-{place}-{cell.length}{control}") in shown
             checked += 1
     assert checked == 2 * 4 * 3 * 3
 
@@ -101,7 +103,7 @@ def test_every_link_leads_somewhere_on_the_page_and_ids_are_unique(parsed):
 
 def test_numbers_of_a_square_and_of_a_bin_lead_to_their_own_rows(text):
     # Squares are linked to a row of their depth: each of the eleven stands in its cell's answers.
-    squares = re.findall(r'<a href="#(s0-1-4000-memory-\d+)"><title>[^<]*depth (\d+)%: ', text)
+    squares = re.findall(r'<a href="#(s0-1-4000-\d+)"><title>[^<]*depth (\d+)%: ', text)
     assert [depth for _, depth in squares] == [str(10 * i) for i in range(11)]
     for ident, depth in squares:
         row = re.search(rf'<tr id="{ident}".*?</tr>', text, re.S)[0]
@@ -164,11 +166,11 @@ def test_the_same_runs_give_the_same_bytes(folders, report, tmp_path):
 
 
 def test_ten_thousand_rows_make_a_small_page(tmp_path):
-    lengths = [1000 * 2**i for i in range(6)]
+    lengths = [1000 * 2**i for i in range(5)]
     folders = [
-        run(tmp_path / name, name, half_life=life, tasks=tuple(f"task{i}" for i in range(14)), lengths=lengths, n=20,
+        run(tmp_path / name, name, half_life=life, tasks=tuple(f"task{i}" for i in range(12)), lengths=lengths, n=20,
             answer="word " * 100)
-        for name, life in (("a", 1e5), ("b", 1e4))
+        for name, life in (("a", 1e5), ("b", 1e4), ("c", 1e3))
     ]  # fmt: skip
     assert sum(len(load_rows(folder / "rows.jsonl")) for folder in folders) > 10_000
     assert len(page(folders).encode()) < 2_000_000
@@ -185,6 +187,18 @@ def test_one_model_one_length_one_row(tmp_path):
     assert {"nats", "cost"} <= set(only.ids)
     assert "results" not in only.ids
     assert {href for href in only.hrefs if href[1:] not in only.ids} == set()
+
+
+def test_a_run_of_ruler_gets_its_effective_length(tmp_path):
+    tasks = GROUPS["ruler-offline"]
+    folder = run(tmp_path / "a", tasks=tasks, lengths=(4096, 16384), n=4, half_life=3e4, controls=())
+    parsed = Parsed(page([folder]))
+    assert "ruler" in parsed.ids
+    cells = [said for said, _ in parsed.cells]
+    at = cells.index("11 tasks")
+    means = [100 * cell.rate for cell in tally(load_rows(folder / "rows.jsonl"))]
+    assert cells[at + 2].split()[0] == f"{sum(means[::2]) / 11:.1f}"
+    assert cells[at + 3].split()[0] == f"{sum(means[1::2]) / 11:.1f}"
 
 
 def test_worst_answers_come_first_and_each_depth_is_there():
