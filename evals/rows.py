@@ -141,7 +141,8 @@ class RowLog:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         assert self._file is not None
-        line = memoryview((json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+        line = memoryview(text.encode(errors="backslashreplace"))  # half a surrogate pair, which a model may say
         while line:  # a short write happens on a full disk; the next one then says so
             line = line[os.write(self._file, line) :]
 
