@@ -53,7 +53,8 @@ def test_the_facts_of_a_document_answer_its_question(number, bare):
         spans = tuple((facts[n].offset, facts[n].offset + len(facts[n].ids)) for n in support)
         assert question.evidence == spans
         assert words.decode(question.ids) == " ".join((question.text if bare else behind(question.text)).split())
-        assert (question.max_tokens, question.stop, question.choices) == (20, (), task.labels)
+        most = 1 if bare and number != 8 else 20  # a label is a word here
+        assert (question.max_tokens, question.stop, question.choices) == (most, (), task.labels)
         assert question.scorer == f"babilong:qa{number}"
 
 
