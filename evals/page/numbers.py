@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from evals.memory_eval import CONTROLS, MEMORY, Cell, tally
 from evals.page.collect import Run
-from evals.page.compare import bootstrap_p, documents_of, holm
+from evals.page.compare import documents_of
 from evals.page.samples import Samples
 from evals.report import short_count
 from evals.rows import Row
-from evals.stats import mcnemar, smallest_drop, smallest_effect
+from evals.stats import bootstrap_p, holm, mcnemar, smallest_drop, smallest_effect
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.page.collect import Run, collect
-from evals.page.compare import agresti_min, bootstrap_p, compare, holm, pair
+from evals.page.compare import compare, pair
 from evals.rows import Row
-from evals.stats import mcnemar
+from evals.stats import agresti_min, bootstrap_p, holm, mcnemar
 from tests.evals.page.made import run
 
 
