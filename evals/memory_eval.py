@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from evals.scorers import score
 from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar
 
 MEMORY = "memory"
+RATE, NATS = "rate", "nats"  # what a score is: a share of what is right, or nats a token, where less is better
 CONTROLS = ("zeroed", "shuffled", "swapped")
 _DIGEST_BLOCK = 1 << 16  # tokens hashed at a time, so that a long document is never held whole
 
@@ -35,7 +36,8 @@ class Cell:
 
     ``successes`` is the sum of the scores of n questions, a whole number where each is right or wrong. ``documents``
     says how many documents the questions come from: where it is smaller than n they are not quite independent and
-    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1.
+    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1. ``unit`` is
+    "rate", a share of what is right, or "nats", where less is better.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Cell:
     n: int
     documents: int
     values: tuple[float, ...] = ()
+    unit: str = RATE
 
     @property
     def rate(self) -> float:
@@ -96,6 +99,7 @@ def evaluate(
     shuffle_seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
     part: tuple[int, int] = (0, 1),
+    wait: Callable[[], None] | None = None,
 ) -> list[Cell]:
     """Score ``model`` on ``documents``: each is read once, and every question of it asked with each control.
 
@@ -108,7 +112,8 @@ def evaluate(
     than its batch.
 
     ``part`` (this process, of how many) shares the batches out among processes: each logs to a file of its own beside
-    ``log``, reads all of them, and returns the cells of what it knows; ``tally(load_rows(log))`` has them all. What
+    ``log`` and reads those of all, so what another has done is counted in ``progress`` and never done twice. ``wait``
+    is called when this process is done and returns when all are; the cells are then those of the whole run. What
     reading cost is logged beside the rows (see ``evals.cost``).
 
     Raises ValueError on an unknown control, no documents, the same document twice, a document that
@@ -118,23 +123,33 @@ def evaluate(
     _check_request(items, controls, batch_size)
     plan = _plan(items, controls)
     digests = _Digests(items)
-    tokens = seen = 0
-    batches = _batches(items, batch_size)[part[0] :: part[1]]
-    count = sum(len(batch) for batch in batches)
-    total = sum(items[index].length for batch in batches for index in batch)
+    batches = _batches(items, batch_size)
     with RowLog(log, model.fingerprint(), {**(settings or {}), "shuffle_seed": shuffle_seed}, part[0]) as rows:
-        for batch in batches:
-            asks = [ask for index in batch for ask in plan[index]]
-            if any(rows.get(_key(ask, digests)) is None for ask in asks):
+
+        def done(batch: Sequence[int]) -> bool:
+            return all(rows.get(_key(ask, digests)) is not None for index in batch for ask in plan[index])
+
+        for number in range(part[0], len(batches), part[1]):
+            batch = batches[number]
+            if not done(batch):
                 cost = _answer_batch(model, items, batch, plan, digests, rows, shuffle_seed)
                 if log is not None:
                     log_cost(cost_path(log), cost, part[0])
-            seen += len(batch)
-            tokens += sum(items[index].length for index in batch)
             if progress is not None:
-                progress(Progress(seen, count, tokens, total, items[batch[0]].length))
+                rows.refresh()
+                finished = batches[: number + 1] if part[1] == 1 else [batch for batch in batches if done(batch)]
+                progress(_progress(items, finished, items[batch[0]].length))
+        if wait is not None:
+            wait()
+            rows.refresh()
         answered = [rows.get(_key(ask, digests)) for asks in plan for ask in asks]
     return tally(row for row in answered if row is not None)
+
+
+def _progress(documents: Sequence[Document], finished: Sequence[Sequence[int]], length: int) -> Progress:
+    done = [index for batch in finished for index in batch]
+    tokens = sum(documents[index].length for index in done)
+    return Progress(len(done), len(documents), tokens, sum(document.length for document in documents), length)
 
 
 def tally(rows: Iterable[Row]) -> list[Cell]:
@@ -152,7 +167,8 @@ def _cell(task: str, length: int, control: str, values: Sequence[float], rows: S
     binary = all(value in (0, 1) for value in values)
     documents = len({row.digest for row in rows})
     total = int(sum(values)) if binary else sum(values)
-    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values))
+    unit = NATS if rows[0].scorer == "value" else RATE
+    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values), unit)
 
 
 def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
@@ -203,12 +219,13 @@ class _Digests:
     def __init__(self, documents: Sequence[Document]) -> None:
         self._documents = documents
         self._known: dict[int, str] = {}
+        self._places: dict[str, int] = {}
 
     def __getitem__(self, index: int) -> str:
         if index not in self._known:
             digest = document_digest(self._documents[index])
-            twin = next((other for other, known in self._known.items() if known == digest), None)
-            if twin is not None:
+            twin = self._places.setdefault(digest, index)
+            if twin != index:
                 raise ValueError(f"expected different documents, got the same as {twin} and {index}; give each a seed")
             self._known[index] = digest
         return self._known[index]
@@ -257,13 +274,22 @@ def _lender(documents: Sequence[Document], same_length: Sequence[int], index: in
     question = documents[index].questions[number]
     place = [q.task for q in documents[index].questions[:number]].count(question.task)
     second_best = None
-    for other in sorted((i for i in same_length if i != index), key=lambda i: (abs(i - index), i > index)):
+    for other in _outwards(same_length, same_length.index(index)):
         answers = [q.answer for q in documents[other].questions if q.task == question.task]
         if answers and question.answer not in answers:
             return other
         if second_best is None and place < len(answers) and answers[place] != question.answer:
             second_best = other
     return second_best
+
+
+def _outwards(places: Sequence[int], centre: int) -> Iterator[int]:
+    """All places but that at ``centre``, the nearest first."""
+    for step in range(1, len(places)):
+        if step <= centre:
+            yield places[centre - step]
+        if centre + step < len(places):
+            yield places[centre + step]
 
 
 def _batches(documents: Sequence[Document], batch_size: int) -> list[list[int]]:

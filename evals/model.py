@@ -125,7 +125,7 @@ class Model(Protocol[State]):
         """One state for each document, read from the start; all documents of one call have the same length."""
 
     def score(
-        self, state: State, prompt: Int[np.ndarray, " tokens"], continuations: Sequence[Int[np.ndarray, " tokens"]]
+        self, state: State, prompt: Int[np.ndarray, " tokens"], continuations: Sequence[Int[np.ndarray, " continued"]]
     ) -> Sequence[Score]:
         """How likely each continuation is behind ``state`` and ``prompt`` (which may be empty).
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from evals.memory_eval import CONTROLS, MEMORY, Cell
+from evals.memory_eval import CONTROLS, MEMORY, NATS, RATE, Cell
 from evals.stats import smallest_drop
 
 
@@ -44,8 +44,23 @@ def table(cells: Sequence[Cell]) -> str:
         numbers = [text.rjust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
         texts = [text.ljust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
         out.append(("  " + "  ".join(numbers + texts)).rstrip())
-    out += ["", "Percent right, Wilson 95% interval.", *_power_note(cells), *_cluster_note(cells), *notes]
+    out += ["", *_meaning(cells), *_power_note(cells), *_cluster_note(cells), *notes]
     return "\n".join(out)
+
+
+def _meaning(cells: Sequence[Cell]) -> list[str]:
+    """What the numbers are."""
+    rates = [cell for cell in cells if cell.unit == RATE]
+    said = []
+    if any(not cell.values for cell in rates):
+        said.append("Percent right, Wilson 95% interval.")
+    if partial := list(dict.fromkeys(cell.task for cell in rates if cell.values)):
+        said.append(f"Where answers can be right in part ({', '.join(partial)}): mean score, bootstrap 95% interval.")
+    if len(rates) < len(cells):
+        said.append(
+            "In nats a token, bootstrap 95% interval: less is better, and less than zeroed is what memory helps."
+        )
+    return said
 
 
 def _cluster_note(cells: Sequence[Cell]) -> list[str]:
@@ -83,6 +98,8 @@ def _score(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     low, high = cell.interval
+    if cell.unit == NATS:
+        return f"{cell.rate:.3f} [{low:.3f}, {high:.3f}]"
     return f"{100 * cell.rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
@@ -91,6 +108,8 @@ def _control(cell: Cell | None, score: Cell | None) -> str:
         return "-"
     low, high = cell.interval
     mark = "*" if score and score.n != cell.n else ""
+    if cell.unit == NATS:
+        return f"{cell.rate:.3f}{mark}"
     # Ends are rounded outwards: whole percent must not make an interval look narrower than it is.
     ends = f"[{math.floor(100 * low)},{math.ceil(100 * high)}]"
     return f"{100 * cell.rate:.0f} {ends}{mark}"
@@ -98,7 +117,7 @@ def _control(cell: Cell | None, score: Cell | None) -> str:
 
 def _power_note(cells: Sequence[Cell]) -> list[str]:
     """What a table with several lengths can not show: a fall smaller than this would likely go unseen."""
-    scores = [cell for cell in cells if cell.control == MEMORY]
+    scores = [cell for cell in cells if cell.control == MEMORY and cell.unit == RATE]
     if len({cell.length for cell in scores}) < 2:
         return []
     smallest = min(cell.n for cell in scores)

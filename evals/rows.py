@@ -83,28 +83,38 @@ class RowLog:
         self, path: str | os.PathLike[str] | None, fingerprint: str, settings: Mapping[str, Any], part: int = 0
     ) -> None:
         """``part``: which of several processes writes; all read all files, each appends to its own."""
-        header = _header(fingerprint, settings)
+        self._header = _header(fingerprint, settings)
+        self._all = path
         self.path = None if path is None else part_path(path, part)
         self._rows: dict[tuple[str, int, str, str], Row] = {}
+        self._sizes: dict[Path, int] = {}
         self._file: int | None = None
         if path is None or self.path is None:
             return
         if Path(path).is_dir():
             raise ValueError(f"{path}: expected a file for the rows, got a folder; name a file inside it")
-        own = None
-        for file in {self.path: None, **dict.fromkeys(part_paths(path))}:
-            found, rows, end = _read(file)
-            if found is not None:
-                _check_header(file, found, header)
-            self._rows.update((row.key, row) for row in rows)
-            if file == self.path:
-                own = found, end
-        assert own is not None
+        self.refresh()
+        found, end = self._take(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, own[1])
-        if own[0] is None:
-            self._write(header)
+        os.ftruncate(self._file, end)
+        if not found:
+            self._write(self._header)
+
+    def refresh(self) -> None:
+        """Take in what other processes have answered meanwhile."""
+        for file in [] if self._all is None else part_paths(self._all):
+            if file != self.path and self._sizes.get(file) != (size := file.stat().st_size):
+                self._take(file)
+                self._sizes[file] = size
+
+    def _take(self, file: Path) -> tuple[bool, int]:
+        """The rows of one file: whether it has a header, and where its next row belongs."""
+        found, rows, end = _read(file)
+        if found is not None:
+            _check_header(file, found, self._header)
+        self._rows.update((row.key, row) for row in rows)
+        return found is not None, end
 
     def append(self, row: Row) -> None:
         """Keep a row; it is with the operating system when this returns, so a kill does not lose it."""
@@ -131,7 +141,8 @@ class RowLog:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         assert self._file is not None
-        line = memoryview((json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+        line = memoryview(text.encode(errors="backslashreplace"))  # half a surrogate pair, which a model may say
         while line:  # a short write happens on a full disk; the next one then says so
             line = line[os.write(self._file, line) :]
 

@@ -34,6 +34,7 @@ def run(
     about: dict[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
     part: tuple[int, int] = (0, 1),
+    wait: Callable[[], None] | None = None,
 ) -> list[Cell]:
     """Score ``model`` on ``n`` documents of each length of each task.
 
@@ -49,9 +50,10 @@ def run(
         about: what else ``run.json`` should say.
         progress: called after each batch.
         part: this process, of how many.
+        wait: returns when all processes have come to it, such as ``accelerate.PartialState().wait_for_everyone``.
 
     Returns:
-        A cell for each task, length and control, of what this process knows.
+        A cell for each task, length and control, of the whole run (of what this process knows, without ``wait``).
 
     Raises:
         ValueError: an unknown task or setting, a length or background too short, or a folder that holds a run of
@@ -83,6 +85,7 @@ def run(
         batch_size=batch_size,
         progress=progress,
         part=part,
+        wait=wait,
     )
     if part[0] == 0:
         _write(folder / "run.json", json.dumps(described, indent=2))

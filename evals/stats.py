@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_RESAMPLES = 10_000  # of a p-value
 _BOOTSTRAP_CELLS = 2_000_000  # numbers drawn at once, so that a large sample does not need large memory
 
 
@@ -166,6 +167,60 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
     tail = sum(math.comb(total, k) for k in range(min(only_first, only_second) + 1))
     p_value = min(1.0, float(2 * tail / 2**total)) if total else 1.0
     return McNemar(only_first, only_second, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: with p sorted rising, p'_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979), 65-70.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def agresti_min(only_first: int, only_second: int, n: int) -> Interval:
+    """95% interval of the difference of two rates on the same n questions; not nothing where no answer differs.
+
+    With b and c the discordant counts, half a pair added to each of the four cells, and N = n + 2::
+
+        (b - c) / N ± z · sqrt(b + c + 1 - (b - c)² / N) / N
+
+    Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24 (2005), 729-740.
+    """
+    total = n + 2
+    gap = only_first - only_second
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(only_first + only_second + 1 - gap * gap / total) / total
+    return Interval(max(-1.0, gap / total - half), min(1.0, gap / total + half))
+
+
+def bootstrap_p(differences: Sequence[float], clusters: Sequence[int] | None = None, seed: int = 0) -> float:
+    """Two-sided p-value that the mean of paired differences is 0, by a bootstrap of centred differences.
+
+    Differences are moved to mean 0, resampled (whole clusters, if given), and the share of means at least as far
+    from 0 as the one seen is the p-value, (1 + count) / (1 + resamples). Source: Efron and Tibshirani, "An
+    Introduction to the Bootstrap" (1993), sec. 16.4. Raises ValueError on no differences.
+    """
+    data = np.asarray(differences, dtype=np.float64)
+    if data.size == 0:
+        raise ValueError("expected at least one difference, got none; leave the comparison out")
+    labels = np.arange(data.size) if clusters is None else np.asarray(clusters)
+    _, member = np.unique(labels, return_inverse=True)
+    counts = np.bincount(member).astype(np.float64)
+    sums = np.bincount(member, weights=data - data.mean())
+    seen = abs(data.mean())
+    generator = np.random.default_rng(seed)
+    extreme, step = 0, max(1, _BOOTSTRAP_CELLS // sums.size)
+    for start in range(0, _RESAMPLES, step):
+        drawn = generator.integers(0, sums.size, size=(min(step, _RESAMPLES - start), sums.size))
+        means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+        extreme += int((np.abs(means) >= seen - 1e-12).sum())
+    return (1 + extreme) / (1 + _RESAMPLES)
 
 
 def smallest_effect(n: int, baseline: float = 0.5, *, confidence: float = 0.95, power: float = 0.8) -> float:

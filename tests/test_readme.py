@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +34,22 @@ def test_the_readme_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         exec(compile(block, "README.md", "exec"), names)
     assert Path("peace.memory").stat().st_size < 64_000
     assert names["new_ids"].shape[1] > 5
+
+
+def test_the_task_of_the_evaluation_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "lengths=[4_000]" in block
+    monkeypatch.chdir(tmp_path)
+    Path("war-and-peace.txt").write_text("It was a long evening, and nobody spoke. " * 60)
+    names: dict[str, Any] = {"__name__": "guide"}
+    monkeypatch.setitem(sys.modules, "guide", type(sys)("guide"))  # dataclasses look their module up
+    exec(compile(block.replace("lengths=[4_000]", "lengths=[300]"), "evaluation.md", "exec"), names)
+    scores = {cell.task: cell.rate for cell in names["cells"] if cell.control == "memory"}
+    assert set(scores) == {"password", "memorize", "detect", "reasoning"}
+    assert scores["password"] > 0.5
+    assert "password" in capsys.readouterr().out
 
 
 def lost(file: Path) -> list[str]:

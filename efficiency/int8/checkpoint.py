@@ -26,8 +26,8 @@ from torch import nn
 
 from efficiency.errors import InputError
 from efficiency.int8.files import CONFIG, INDEX, Entry, entries, quantization_config, weight_files
-from efficiency.int8.layout import Layout
-from efficiency.int8.linear import Int8Linear
+from efficiency.int8.layout import Layout, is_conv1d
+from efficiency.int8.linear import SCALES, Int8Linear
 from efficiency.int8.swap import freeze, keep_apart, swap
 
 CUT_OFF = "a save was cut off here: the weights are not all of one model; save it again\n"
@@ -43,8 +43,8 @@ def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
         arguments: of ``save_pretrained``, such as ``max_shard_size``.
 
     Raises:
-        InputError: no 8-bit layer, a folder that cannot be written, GPT-2, or layers that leave memory as it is in a
-            model that does not tell where it is; what stood there still does.
+        InputError: no 8-bit layer, a folder that cannot be written, or layers that leave memory as it is in a model
+            that does not tell where it is; what stood there still does.
         OSError: no space, or a file that cannot be put in its place.
     """
     folder, layout = Path(folder), Layout.of(model)
@@ -55,12 +55,6 @@ def save(model: nn.Module, folder: Path | str, **arguments: Any) -> None:
             "come back without; save the whole model, or set marks of its 8-bit layers to None"
         )
     told: Any = model
-    config = getattr(model, "config", None)
-    if "gpt2" in {getattr(c, "model_type", "") for c in (config, getattr(config, "backbone_config", None))}:
-        raise InputError(
-            "expected a model whose layers are nn.Linear in files, got GPT-2, whose weights stand the other way round "
-            "there; use it from memory, or another backbone"
-        )
     with _beside(folder) as part:
         if hasattr(model, "save_pretrained") and hasattr(model, "config"):
             from efficiency.int8.hugging_face import mark
@@ -160,16 +154,19 @@ def _check_rest(model: nn.Module, found: dict[str, Entry]) -> None:
     """Refuse a file that lacks a tensor of a module before it is quantised, or has one that it does not know."""
     wanted = model.state_dict(keep_vars=True)
     there = {id(tensor) for name, tensor in wanted.items() if name in found}  # tied ones stand there once
+    turned = {f"{name}.weight" for name, part in model.named_modules(remove_duplicate=False) if is_conv1d(part)}
     cure = "give the model that was saved"
     for name, tensor in wanted.items():
         if id(tensor) not in there:
             raise InputError(f"{name}: expected it among the weights, got none; {cure}")
     for name, entry in found.items():
-        if name.endswith(("weight_scale", "input_scale")):
+        if name.endswith(SCALES):
             continue
         if name not in wanted:
             raise InputError(f"{name}: expected no such weight, got one in the files; {cure}")
         shape = tuple(wanted[name].shape)
+        if name in turned and entry.dtype == "I8":
+            shape = shape[::-1]
         if entry.shape != shape:
             raise InputError(f"{name}: expected shape {shape}, got {entry.shape}; {cure}")
 

@@ -6,7 +6,8 @@
 computed in float32. :func:`support` says once a device which way is usable: Triton's kernels, of which a product also
 takes ``torch._int_mm`` where that is faster (see ``triton_launch.choose``); ``torch._int_mm`` with torch's operations;
 or the same numbers multiplied in floating point, slowly. Tensors on a CPU take the second, or the kernels in Triton's
-interpreter. No gradients flow. Knows nothing of modules.
+interpreter. No gradients flow. Knows nothing of modules. ``Int8Linear`` uses :func:`int8_linear_cuda`,
+:func:`quantise_rows` and :func:`int8_product`; rows behind a norm or a gate nothing here asks for yet.
 """
 
 from __future__ import annotations
@@ -192,6 +193,9 @@ def norm_quantise(
 ) -> Quantised:
     """:func:`quantise_rows` of a norm of x, in one kernel: the norm itself is never written.
 
+    No layer of this library calls it: a norm and what reads it are modules of their own. For callers that write a
+    model's layers out; compared with torch in Triton's interpreter, never timed on a GPU.
+
     Args:
         kind: ``rms`` for x / sqrt(mean(x^2) + eps) (arXiv 1910.07467, equation 4), ``layer`` for
             (x - mean) / sqrt(var + eps).
@@ -225,6 +229,8 @@ def gated_quantise(
     scale: Float[Tensor, " 1"] | None = None,
 ) -> Quantised:
     """:func:`quantise_rows` of activation(gate) * up in one kernel; both may be halves of one tensor.
+
+    No layer of this library calls it, as with :func:`norm_quantise`; never timed on a GPU either.
 
     Raises:
         InputError: an unknown activation, or tensors of two shapes.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from efficiency.errors import InputError
-from efficiency.int8.linear import Int8Linear
+from efficiency.int8.linear import SCALES, Int8Linear
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -33,7 +33,7 @@ class Sizes:
 
     Attributes:
         layers: how many there are.
-        stored: weights, scales and biases as they stand in the file.
+        stored: weights, scales, multipliers and biases as they stand in the file.
         float32: the same weights and biases in 32 bit.
     """
 
@@ -141,7 +141,7 @@ def sizes(folder: Path | str) -> Sizes:
     for name in layers:
         count = _numbers(found[name])
         stored, whole = stored + count, whole + 4 * count
-        for part in ("weight_scale", "input_scale", "bias"):
+        for part in (*SCALES, "bias"):
             entry = found.get(name.removesuffix("weight") + part)
             if entry is not None:
                 stored += _numbers(entry) * FLOATS[entry.dtype]

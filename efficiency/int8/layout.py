@@ -18,12 +18,15 @@ from torch import nn
 
 from efficiency.errors import InputError
 from efficiency.int8.linear import Int8Linear
+from efficiency.int8.multiplied import MultipliedInt8Linear
 
 METHOD = "compressed-tensors"
 FORMAT = "int-quantized"
 # (strategy, dynamic) of inputs, by the name that Int8Linear has for it.
 INPUTS = {"token": ("token", True), "tensor": ("tensor", True), "static": ("tensor", False)}
 FLOAT_MEMORY = "float_memory"
+# What no other program may take for FORMAT: it would leave the multiplication out, and nothing would say so.
+MULTIPLIED, MULTIPLIED_FORMAT = "multiplied", "int-quantized-multiplied"
 CURE = "quantise the float model again, or load it with the program that wrote it"
 
 
@@ -37,41 +40,53 @@ class Layout:
         ignore: layers left as they are, named like targets.
         float_memory: whether inputs at memory are left as they are, in a model that tells where it is. No part of
             compressed-tensors, which knows no memory.
+        multiplied: 8-bit layers that multiply their input first, named like targets. No part of compressed-tensors;
+            a file with some has another format than others, so that no other program loads it.
     """
 
     groups: tuple[tuple[tuple[str, ...], str], ...]
     ignore: tuple[str, ...] = ()
     float_memory: bool = False
+    multiplied: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
         """The layout of a model: one group for all linear layers, or groups of names where their inputs differ.
 
+        GPT-2's layers are named ``Conv1D``, as in the float model. Their 8-bit weights are (out, in) like all others,
+        so a program that takes them for the float model's, which are (in, out), finds shapes that do not fit.
+
         Raises:
             InputError: no 8-bit layer, or one that does more than this layout can say.
         """
         found: dict[str, list[str]] = {}
+        kinds: dict[str, None] = {}
         whole: list[str] = []
+        more: list[str] = []
         apart = hasattr(model, "on_positions") and any(
             module.marks is not None for module in model.modules() if isinstance(module, Int8Linear)
         )
         for name, module in model.named_modules(remove_duplicate=False):
             if isinstance(module, Int8Linear):
-                if type(module) is not Int8Linear:
+                if isinstance(module, MultipliedInt8Linear):
+                    more.append(name)
+                elif type(module) is not Int8Linear:
                     raise InputError(
                         f"{name}: expected an Int8Linear, got a {type(module).__name__}, which the layout of files has "
-                        "no place for; quantise with multiply=False to save"
+                        "no place for; save what it was made from"
                     )
                 found.setdefault(module.activations, []).append(name)
-            elif isinstance(module, nn.Linear):
+                kinds[module.stands_for] = None
+            elif isinstance(module, nn.Linear) or is_conv1d(module):
                 whole.append(name)
         if not found:
             raise InputError(
                 f"expected a model with 8-bit layers, got {type(model).__name__} without; quantise it first"
             )
         if len(found) == 1:
-            return cls(((("Linear",), next(iter(found))),), tuple(whole), apart)
-        return cls(tuple((tuple(names), kind) for kind, names in found.items()), tuple(whole), apart)
+            return cls(((tuple(kinds), next(iter(found))),), tuple(whole), apart, tuple(more))
+        groups = tuple((tuple(names), kind) for kind, names in found.items())
+        return cls(groups, tuple(whole), apart, tuple(more))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Layout:
@@ -81,17 +96,21 @@ class Layout:
             InputError: another method or format, or weights or inputs that are not as Int8Linear has them.
         """
         _require(config.get("quant_method") == METHOD, f"quant_method {METHOD!r}", config.get("quant_method"))
-        _require(config.get("format") == FORMAT, f"format {FORMAT!r}", config.get("format"))
+        multiplied = tuple(config.get(MULTIPLIED) or ())
+        format = MULTIPLIED_FORMAT if multiplied else FORMAT
+        _require(config.get("format") == format, f"format {format!r}", config.get("format"))
         _require(not config.get("kv_cache_scheme"), "no kv_cache_scheme", config.get("kv_cache_scheme"))
         groups = config.get("config_groups")
         _require(isinstance(groups, Mapping) and bool(groups), "config_groups", groups)
         assert isinstance(groups, Mapping)
-        read = tuple(_group(name, group) for name, group in groups.items())
-        return cls(read, tuple(config.get("ignore") or ()), bool(config.get(FLOAT_MEMORY)))
+        read = tuple(_group(name, group, format) for name, group in groups.items())
+        return cls(read, tuple(config.get("ignore") or ()), bool(config.get(FLOAT_MEMORY)), multiplied)
 
     def to_dict(self) -> dict[str, Any]:
         """The ``quantization_config`` of compressed-tensors."""
         groups = {}
+        format = MULTIPLIED_FORMAT if self.multiplied else FORMAT
+        ours = {FLOAT_MEMORY: self.float_memory, MULTIPLIED: list(self.multiplied)}
         for i, (targets, kind) in enumerate(self.groups):
             strategy, dynamic = INPUTS[kind]
             groups[f"group_{i}"] = {
@@ -99,17 +118,17 @@ class Layout:
                 "weights": _args("channel", False),
                 "input_activations": _args(strategy, dynamic),
                 "output_activations": None,
-                "format": FORMAT,
+                "format": format,
             }
         return {
             "quant_method": METHOD,
-            "format": FORMAT,
+            "format": format,
             "quantization_status": "compressed",
             "config_groups": groups,
             "ignore": list(self.ignore),
             "kv_cache_scheme": None,
             "global_compression_ratio": None,
-        } | ({FLOAT_MEMORY: True} if self.float_memory else {})
+        } | {name: value for name, value in ours.items() if value}
 
     def activations(self, module: nn.Module, *names: str) -> str | None:
         """How the inputs of a linear layer are quantised; None where it stays as it is.
@@ -128,6 +147,15 @@ class Layout:
         ]
         return min(fits, key=lambda fit: fit[0])[1] if fits else None
 
+    def multiplies(self, *names: str) -> bool:
+        """Whether the layer of these names multiplies its input first."""
+        return any(_matches(target, None, names) for target in self.multiplied)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is GPT-2's ``Conv1D``: a linear layer with its weight as (in, out), a class of transformers."""
+    return type(module).__name__ == "Conv1D"
+
 
 def _args(strategy: str, dynamic: bool) -> dict[str, Any]:
     """How compressed-tensors names symmetric int8."""
@@ -140,10 +168,10 @@ def _matches(target: str, module: nn.Module | None, names: tuple[str, ...]) -> b
     return target in names or (module is not None and any(target == kind.__name__ for kind in type(module).__mro__))
 
 
-def _group(name: str, group: Any) -> tuple[tuple[str, ...], str]:
+def _group(name: str, group: Any, format: str) -> tuple[tuple[str, ...], str]:
     """Targets of a group, and the kind of its inputs."""
     _require(isinstance(group, Mapping), f"{name} with weights and input_activations", group)
-    _require(group.get("format") in (None, FORMAT), f"{name} in format {FORMAT!r}", group.get("format"))
+    _require(group.get("format") in (None, format), f"{name} in format {format!r}", group.get("format"))
     _require(not group.get("output_activations"), f"{name} without output_activations", group.get("output_activations"))
     kind = None
     for part in ("weights", "input_activations"):

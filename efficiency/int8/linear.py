@@ -24,7 +24,7 @@ from efficiency.int8.marks import Marks
 from efficiency.int8.siblings import Siblings
 
 ACTIVATIONS = ("token", "tensor", "static")
-SCALES = ("weight_scale", "input_scale")
+SCALES = ("weight_scale", "input_scale", "multiplier")  # the last of a class derived from this one
 
 
 class Int8Linear(nn.Module):
@@ -42,6 +42,7 @@ class Int8Linear(nn.Module):
     Attributes:
         marks: where rows that are memory are to run without rounding of activations, who knows them.
         siblings: layers that are given the same input, where :func:`efficiency.int8.put_together` has found some.
+        stands_for: the class of the layer in floating point: ``Linear``, or GPT-2's ``Conv1D`` with (in, out) weights.
 
     Raises:
         InputError: unknown ``activations``.
@@ -81,6 +82,7 @@ class Int8Linear(nn.Module):
         self.register_parameter("bias", given)
         self.marks: Marks | None = None
         self.siblings: Siblings | None = None
+        self.stands_for = "Linear"
         self._laid: tuple[Any, cpu.Packed] | None = None
 
     @classmethod
@@ -222,7 +224,7 @@ class Int8Linear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         """As ``nn.Module``'s; scales stay in float32 in whatever format the model is put."""
-        scales = {name: p.data for name in SCALES if (p := self._parameters[name]) is not None}
+        scales = {name: p.data for name in SCALES if (p := self._parameters.get(name)) is not None}
         super()._apply(fn, recurse)
         for name, scale in scales.items():
             new = self._parameters[name]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from efficiency.errors import InputError
 from efficiency.int8.files import Entry, check
-from efficiency.int8.layout import Layout
+from efficiency.int8.layout import Layout, is_conv1d
 from efficiency.int8.linear import Int8Linear
 from efficiency.int8.marks import Marks
+from efficiency.int8.multiplied import MultipliedInt8Linear
 from efficiency.int8.siblings import put_together
 from efficiency.surgery import replace_modules
 
@@ -34,13 +36,13 @@ def swap(model: nn.Module, layout: Layout, found: Mapping[str, Entry] | None, pr
     """
 
     def choose(name: str, module: nn.Module) -> nn.Module | None:
-        if type(module) is not nn.Linear:
+        if type(module) is not nn.Linear and not is_conv1d(module):
             return None
         names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")) if prefix else (name,)
         kind = layout.activations(module, *names)
         if kind is None:
             return None
-        layer = _empty(module, kind)
+        layer = _empty(module, kind, layout.multiplies(*names))
         if found is not None:
             parts = [part for part, _ in layer.named_parameters(recurse=False)]
             stored = next((n for n in names if any(f"{n}.{part}" in found for part in parts)), None)
@@ -88,13 +90,19 @@ def keep_apart(model: Any) -> None:
             module.marks = marks
 
 
-def _empty(linear: nn.Linear, kind: str) -> Int8Linear:
-    sizes = linear.in_features, linear.out_features
-    layer = Int8Linear(*sizes, bias=False, activations=kind, device=linear.weight.device)
+def _empty(linear: Any, kind: str, multiplied: bool) -> Int8Linear:
+    turned = is_conv1d(linear)
+    wide, tall = linear.weight.shape if turned else (linear.in_features, linear.out_features)
+    made = MultipliedInt8Linear if multiplied else Int8Linear
+    layer = made(wide, tall, bias=False, activations=kind, device=linear.weight.device)
+    if isinstance(layer, MultipliedInt8Linear):
+        ones = torch.ones(wide, dtype=torch.float32, device=linear.weight.device)
+        layer.multiplier = nn.Parameter(ones, requires_grad=False)
     # Loaders set the default format to the model's; scales stay in 32 bit whatever that is.
     for scale in (layer.weight_scale, layer.input_scale):
         if scale is not None:
             scale.data = scale.data.float()
     layer.bias = linear.bias
+    layer.stands_for = type(linear).__name__
     layer.train(linear.training)
     return layer

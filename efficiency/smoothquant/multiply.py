@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from efficiency.int8.linear import Int8Linear
+from efficiency.int8.multiplied import MultipliedInt8Linear
 from efficiency.smoothquant.weights import as_linear
 from efficiency.surgery import become, replace_modules
 
@@ -31,20 +32,6 @@ class MultipliedLinear(nn.Linear):
         return super().forward(input * self.multiplier.to(input.dtype))
 
 
-class MultipliedInt8Linear(Int8Linear):
-    """The same over an 8-bit weight.
-
-    Attributes:
-        multiplier: of shape (in,), float32.
-    """
-
-    multiplier: nn.Parameter
-
-    def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """The product, in the format of the input."""
-        return super().forward(x * self.multiplier.to(x.dtype))
-
-
 def multiply_input(model: nn.Module, name: str, multiplier: Float[Tensor, " in"]) -> None:
     """Make a linear layer of a model multiply its input, in place; GPT-2's Conv1D becomes a linear layer at that."""
     linear = as_linear(model.get_submodule(name))
@@ -60,6 +47,8 @@ def to_int8(module: Any, *, activations: str, input_scale: Tensor | float | None
     linear = as_linear(module)
     with torch.no_grad():
         layer = Int8Linear.from_linear(linear, activations=activations, input_scale=input_scale)
+    if linear is not module:
+        layer.stands_for = "Conv1D"
     if isinstance(module, MultipliedLinear):
         become(layer, MultipliedInt8Linear)
         layer.multiplier = module.multiplier

@@ -23,7 +23,7 @@ from efficiency.smoothquant.graph import LAYERS, Group, find_groups
 from efficiency.smoothquant.multiply import MultipliedLinear, to_int8
 from efficiency.smoothquant.report import GroupReport, SmoothReport
 from efficiency.smoothquant.search import search_alpha
-from efficiency.smoothquant.smooth import check_alpha, fold, group_scales
+from efficiency.smoothquant.smooth import check_alpha, fold, foresee, group_scales
 from efficiency.smoothquant.statistics import Statistics
 from efficiency.smoothquant.weights import is_linear, matrix, sizes
 from efficiency.surgery import replace_modules
@@ -71,7 +71,7 @@ def smooth_quantize(
         memory_weight: of the memory's maxima and errors against the text's.
         statistics: of an earlier calibration; for ``search`` with kept rows.
         multiply: smooth groups, too, that nothing carries scales for, at the price of a multiplication at run time;
-            such a model cannot be saved.
+            files of such a model are for this library alone.
         powers: round scales to powers of two, so that folding changes no bit; 8 bits then err a little more.
         samples: rows kept of each group that can be smoothed; where None, 64 for ``search`` and none otherwise. Given
             with ``calibration``, statistics are collected and kept for a later call even where this one needs none.
@@ -80,7 +80,8 @@ def smooth_quantize(
 
     Raises:
         InputError: a wrong setting; a model with adapters that are not merged, in 4 bits, in 8 bits already or without
-            weights in memory; no layer to quantise; no known layers to smooth; or calibration that does not fit.
+            weights in memory; no layer to quantise; no known layers to smooth; calibration that does not fit; or
+            weights that, smoothed, are larger than the model's format holds.
     """
     _check_settings(alpha, activations, memory, marks)
     _check_model(model)
@@ -111,8 +112,8 @@ def smooth_quantize(
         _check_statistics(model, statistics, smoothed, targets, alpha, activations)
     report = SmoothReport(activations, memory, left=left, statistics=statistics)
     weighed = {"memory_weight": memory_weight, "memory": memory == "int8", "powers": powers}
-    found = _smooth(model, groups, alphas, statistics, report, targets, how=weighed, progress=progress)
-    _round(model, targets, found, statistics, report, marks if memory == "float" else None)
+    plan = _plan(model, groups, alphas, statistics, report, targets, how=weighed, progress=progress)
+    _round(model, targets, _fold(model, plan), statistics, report, marks if memory == "float" else None)
     return report
 
 
@@ -242,7 +243,7 @@ def _check_statistics(
         raise InputError(f"statistics: expected kept rows of {missing[0]}, got none; collect with samples=64")
 
 
-def _smooth(
+def _plan(
     model: nn.Module,
     groups: Sequence[Group],
     alphas: Mapping[str, float | None],
@@ -252,9 +253,14 @@ def _smooth(
     *,
     how: dict[str, Any],
     progress: bool,
-) -> dict[str, Tensor]:
-    """Fold all groups; gives the scales that each layer's input was divided by."""
-    divided: dict[str, Tensor] = {}
+) -> list[tuple[Group, Tensor]]:
+    """Groups to be folded, in this order, and the scales for each; the model is left as it is.
+
+    Raises:
+        InputError: what folding would make is more than the model's format holds.
+    """
+    plan: list[tuple[Group, Tensor]] = []
+    rows: dict[str, Tensor] = {}
     searched = any(alpha is None for alpha in alphas.values())
     for group in tqdm(groups, desc="smoothing", unit="group", disable=not (progress and searched)):
         if group.name not in alphas:
@@ -265,19 +271,29 @@ def _smooth(
         readers = tuple(name for name in group.readers if name in targets)
         alpha, loss, plain = alphas[group.name], None, None
         if alpha is None:
-            found = search_alpha(model, group, statistics, activations=report.activations, readers=readers, **how)
+            kind = report.activations
+            found = search_alpha(model, group, statistics, activations=kind, readers=readers, rows=rows, **how)
             alpha, loss, plain = found.alpha, found.loss, found.plain
         if alpha is None:
             report.groups.append(GroupReport(group.name, group.kind, None, loss=loss, plain=plain, why="best without"))
             continue
         given = {key: how[key] for key in ("memory_weight", "memory")}
         inputs = torch.stack([statistics.channels(name, **given) for name in readers]).amax(dim=0)
-        scales = fold(model, group, group_scales(model, group, inputs, alpha, powers=how["powers"], readers=readers))
-        divided |= dict.fromkeys(group.readers, scales)
+        asked = group_scales(model, group, inputs, alpha, powers=how["powers"], readers=readers, rows=rows)
+        scales, rows = foresee(model, group, asked, rows)
+        plan.append((group, asked))
         if group.kind == "input":
             report.multiplied += group.readers
         span = float(scales.min()), float(scales.max())
         report.groups.append(GroupReport(group.name, group.kind, alpha, *span, loss=loss, plain=plain))
+    return plan
+
+
+def _fold(model: nn.Module, plan: Sequence[tuple[Group, Tensor]]) -> dict[str, Tensor]:
+    """Fold all groups; gives the scales that each layer's input was divided by."""
+    divided: dict[str, Tensor] = {}
+    for group, scales in plan:
+        divided |= dict.fromkeys(group.readers, fold(model, group, scales))
     return divided
 
 
@@ -311,16 +327,7 @@ def _round(
     report.quantised = replace_modules(model, choose)
     put_together(model, Int8Linear)
     if isinstance(model, PreTrainedModel):
-        if report.multiplied:
-            told: Any = model
-            told.save_pretrained = _refuse_to_save
-        else:
-            mark(model)
-
-
-def _refuse_to_save(*_: Any, **__: Any) -> None:
-    """In place of ``save_pretrained``: what is read back would not multiply, and nothing would say so."""
-    raise InputError("save_pretrained: expected no layers that multiply their input, got some; use multiply=False")
+        mark(model)
 
 
 def _bytes(module: nn.Module) -> int:

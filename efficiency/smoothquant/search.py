@@ -9,7 +9,7 @@ calibration saw, also where it will be taken as the input comes: the few rows ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from efficiency.int8.cpu import LEVELS
 from efficiency.smoothquant.graph import Group
 from efficiency.smoothquant.smooth import group_scales
 from efficiency.smoothquant.statistics import KINDS, Statistics
-from efficiency.smoothquant.weights import matrix
+from efficiency.smoothquant.weights import divided, matrix
 
 GRID = tuple(step / 10 for step in range(2, 10))
 
@@ -66,6 +66,7 @@ def group_loss(
     memory_weight: float = 1.0,
     memory: bool = True,
     readers: tuple[str, ...] | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> float:
     """The loss of a group's outputs under scales, see above; the model is left as it is.
 
@@ -74,6 +75,7 @@ def group_loss(
         memory_weight: of the mean over memory's rows against that over text.
         memory: whether the memory's rows are rounded at all.
         readers: layers that are to be quantised, all where None.
+        rows: what the outputs of layers will be divided by before, see :func:`~.smooth.group_scales`.
 
     Raises:
         InputError: statistics without kept rows of this group.
@@ -87,7 +89,7 @@ def group_loss(
     channels = statistics.channels(group.name, memory=memory).to(device) / s
     wrong, whole = 0.0, 0.0
     for name in readers or group.readers:
-        exact = matrix(model.get_submodule(name)).float()
+        exact = divided(model.get_submodule(name), (rows or {}).get(name)).float()
         coarse = round_rows(exact * s)
         for kind in KINDS:
             x = statistics.samples[group.name][kind].to(device)
@@ -112,6 +114,7 @@ def search_alpha(
     memory: bool = True,
     powers: bool = False,
     readers: tuple[str, ...] | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> Found:
     """The best alpha of a grid for one group; arguments as of :func:`group_loss`.
 
@@ -129,11 +132,12 @@ def search_alpha(
             memory_weight=memory_weight,
             memory=memory,
             readers=readers,
+            rows=rows,
         )
 
     inputs = statistics.channels(group.name, memory_weight=memory_weight, memory=memory)
     plain = loss(None)
-    losses = {a: loss(group_scales(model, group, inputs, a, powers=powers, readers=readers)) for a in grid}
+    losses = {a: loss(group_scales(model, group, inputs, a, powers=powers, readers=readers, rows=rows)) for a in grid}
     best = min(losses, key=losses.__getitem__)
     if losses[best] >= plain:
         return Found(None, plain, plain, losses)

@@ -10,6 +10,8 @@ measured in scripts/bench/smoothing.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +19,15 @@ from torch import Tensor, nn
 from efficiency.errors import InputError
 from efficiency.smoothquant.graph import Group
 from efficiency.smoothquant.multiply import multiply_input
-from efficiency.smoothquant.weights import divide_norm, divide_rows, matrix, multiply_columns
+from efficiency.smoothquant.weights import (
+    divide_norm,
+    divide_rows,
+    divided,
+    divided_bias,
+    divided_norm,
+    multiply_columns,
+    sizes,
+)
 
 LEAST, MOST = 2.0**-16, 2.0**16  # of a scale
 
@@ -74,22 +84,70 @@ def group_scales(
     *,
     powers: bool = False,
     readers: tuple[str, ...] | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> Float[Tensor, " channels"]:
     """Scales of a group's input, one a channel; channels of a value that several heads share have one.
 
     Args:
         inputs: max|X_j|.
         readers: whose weights count, those that are to be quantised; all where None.
+        rows: what the outputs of layers will be divided by before, by name, where they have not been yet.
     """
-    modules = [model.get_submodule(name) for name in readers or group.readers]
-    columns = torch.stack([matrix(module).abs().amax(dim=0).float() for module in modules]).amax(dim=0)
+    weights = [divided(model.get_submodule(name), (rows or {}).get(name)) for name in readers or group.readers]
+    columns = torch.stack([weight.abs().amax(dim=0).float() for weight in weights]).amax(dim=0)
     inputs = inputs.to(columns.device)
     if group.kind != "linear":
         return smoothing_scales(inputs, columns, alpha, powers=powers)
     assert group.rows is not None
-    outputs = matrix(model.get_submodule(group.producer)).shape[0]
+    outputs = sizes(model.get_submodule(group.producer))[0]
     scales = smoothing_scales(by_row(group, inputs, outputs), by_row(group, columns, outputs), alpha, powers=powers)
     return scales[group.rows.to(scales.device)]
+
+
+def producer_rows(model: nn.Module, group: Group, scales: Float[Tensor, " channels"]) -> Float[Tensor, " out"]:
+    """What the outputs of a linear group's producer are to be divided by, ones where nothing reads them."""
+    assert group.rows is not None
+    ones = torch.ones(sizes(model.get_submodule(group.producer))[0], device=scales.device)
+    return ones.index_put((group.rows.to(scales.device),), scales.float())
+
+
+@torch.no_grad()
+def foresee(
+    model: nn.Module, group: Group, scales: Float[Tensor, " channels"], rows: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, " channels"], dict[str, Tensor]]:
+    """What :func:`fold` will do, with the model left as it is.
+
+    Args:
+        rows: what the outputs of layers will be divided by before, by name, as groups before this one had it.
+
+    Returns:
+        the scales that will be applied, and ``rows`` with this group's producer.
+
+    Raises:
+        InputError: a number that its format cannot hold: float16 ends at 65,504, and scales may be 65,536.
+    """
+    rows, producer = dict(rows), None if group.kind == "input" else model.get_submodule(group.producer)
+    applied = scales.float()
+    if group.kind == "norm":
+        applied, *made = divided_norm(producer, applied)
+        _check_finite(group.producer, *made)
+    elif group.kind == "linear":
+        rows[group.producer] = producer_rows(model, group, applied)
+        parts = divided(producer, rows[group.producer]), divided_bias(producer, rows[group.producer])
+        _check_finite(group.producer, *parts)
+    for name in group.readers:
+        weight = divided(model.get_submodule(name), rows.get(name))
+        _check_finite(name, (weight.float() * applied).to(weight.dtype))
+    return applied, rows
+
+
+def _check_finite(name: str, *parts: Tensor | None) -> None:
+    for part in parts:
+        if part is not None and not all(torch.isfinite(most) for most in part.aminmax()):
+            raise InputError(
+                f"{name}: expected numbers that {part.dtype} holds once it is smoothed, got larger ones; smooth the "
+                "model in bfloat16 or float32, or leave outliers where they are with a smaller alpha"
+            )
 
 
 @torch.no_grad()
@@ -103,16 +161,13 @@ def fold(model: nn.Module, group: Group, scales: Float[Tensor, " channels"]) -> 
         scales: positive; of a linear producer the same for all channels that come from one output.
 
     Returns:
-        the scales that were applied, which rounding may have changed (:func:`~.weights.divide_norm`).
+        the scales that were applied, which rounding may have changed (:func:`~.weights.divided_norm`).
     """
     scales = scales.float()
     if group.kind == "norm":
         scales = divide_norm(model.get_submodule(group.producer), scales)
     elif group.kind == "linear":
-        assert group.rows is not None
-        producer = model.get_submodule(group.producer)
-        rows = torch.ones(matrix(producer).shape[0], device=scales.device)
-        divide_rows(producer, rows.index_put((group.rows.to(scales.device),), scales))
+        divide_rows(model.get_submodule(group.producer), producer_rows(model, group, scales))
     for name in group.readers:
         multiply_columns(model.get_submodule(name), scales)
         if group.kind == "input":

@@ -38,6 +38,12 @@ def matrix(module: Any) -> Float[Tensor, "out in"]:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
+def divided(module: Any, rows: Float[Tensor, " out"] | None) -> Float[Tensor, "out in"]:
+    """A linear layer's weight as it will be once its outputs were divided, see :func:`divide_rows`."""
+    weight = matrix(module)
+    return weight if rows is None else (weight.float() / rows[:, None]).to(weight.dtype)
+
+
 def as_linear(module: Any) -> nn.Linear:
     """The layer as ``nn.Linear``: itself, or a new one with the same numbers and the same bias."""
     if not isinstance(module, Conv1D):
@@ -51,12 +57,15 @@ def as_linear(module: Any) -> nn.Linear:
 
 
 @torch.no_grad()
-def divide_norm(norm: Any, scale: Float[Tensor, " channels"]) -> Float[Tensor, " channels"]:
-    """Divide a norm's output by a scale a channel, in place; gives the scale that it was divided by, float32.
+def divided_norm(norm: Any, scale: Float[Tensor, " channels"]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What it takes to divide a norm's output by a scale a channel.
 
     The two differ where the new gain is rounded to the weight's format: 1 + w of Gemma in bfloat16 has steps of 0.004
     near w = -1, so a gain of 0.05 may be 8% off. What the readers are multiplied by must be what was divided by, not
     what was asked for. Channels whose gain is zero, or would become so, stay as they are.
+
+    Returns:
+        the scale that it will be divided by, float32; the weight and the bias that do so.
     """
     offset = GAINS[type(norm).__name__]
     before = norm.weight.float() + offset
@@ -66,20 +75,33 @@ def divide_norm(norm: Any, scale: Float[Tensor, " channels"]) -> Float[Tensor, "
     # Without an offset rounding is relative, harmless, and a power of two must stay one.
     applied = torch.where((applied / scale - 1).abs() < 2e-7, scale, applied)
     good = torch.isfinite(applied) & (applied > 0) & (applied < 2 * scale) & (applied > scale / 2)
-    norm.weight.copy_(torch.where(good, weight, norm.weight))
     applied = torch.where(good, applied, torch.ones_like(applied))
-    if getattr(norm, "bias", None) is not None:
-        norm.bias.copy_(norm.bias.float() / applied)
+    return applied, torch.where(good, weight, norm.weight), divided_bias(norm, applied)
+
+
+def divided_bias(module: Any, scale: Float[Tensor, " out"]) -> Float[Tensor, " out"] | None:
+    """The bias of a norm or linear layer, where it has one, divided and rounded to its format."""
+    bias = getattr(module, "bias", None)
+    return None if bias is None else (bias.detach().float() / scale).to(bias.dtype)
+
+
+@torch.no_grad()
+def divide_norm(norm: Any, scale: Float[Tensor, " channels"]) -> Float[Tensor, " channels"]:
+    """Divide a norm's output, in place; gives the scale that it was divided by, see :func:`divided_norm`."""
+    applied, weight, bias = divided_norm(norm, scale)
+    norm.weight.copy_(weight)
+    if bias is not None:
+        norm.bias.copy_(bias)
     return applied
 
 
 @torch.no_grad()
 def divide_rows(module: Any, scale: Float[Tensor, " out"]) -> None:
     """Divide the outputs of a linear layer by a scale each, in place."""
-    weight = matrix(module)
-    weight.copy_(weight.float() / scale[:, None])
-    if module.bias is not None:
-        module.bias.copy_(module.bias.float() / scale)
+    weight, bias = divided(module, scale), divided_bias(module, scale)
+    matrix(module).copy_(weight)
+    if bias is not None:
+        module.bias.copy_(bias)
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ MAX_TOKENS = 20  # max_new_tokens of the benchmark's script, which stops at noth
 TOKENS_A_FACT = 8  # the benchmark leaves out stories with more facts than the text has room for at this many tokens
 _TRIES = 1000  # stories drawn until one fits
 _WINDOW = 256  # tokens in which the end of a sentence is looked for
+_CLOSING = "”’)]"  # a straight quotation mark may open the next sentence
 # Configurations of the dataset RMT-team/babilong and the lengths that name them.
 CONFIGS = {f"{n}k": n * 1000 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)} | {"1M": 10**6, "10M": 10**7}
 
@@ -174,10 +175,19 @@ class BABILong:
             (answer,),
             scorer=SCORERS[self.scoring].format(self.name),
             choices=self.labels,
-            max_tokens=MAX_TOKENS,
+            max_tokens=self._most(source),
             stop=(),
             evidence=evidence,
         )
+
+    def _most(self, source: Source) -> int:
+        """Tokens of an answer: the benchmark's, or of the longest label for a model that was trained to give one.
+
+        Such a model has learned what comes first only; what it says behind that would be rejected as a second answer.
+        """
+        if not source.bare or self.number == 8:  # its answers are lists
+            return MAX_TOKENS
+        return max(len(source.encode(" " + label)) for label in self.labels)
 
     def _stored(self, source: Source, length: int, count: int, first: int) -> Iterator[Document]:
         """Documents of the dataset, opened at once and tokenised as they are asked for."""
@@ -200,20 +210,21 @@ class _Ends:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._known: dict[int, bool] = {}
+        self._known: dict[int, str] = {}
 
     def next(self, at: int, stop: int) -> int:
         """The first place from ``at`` on that is behind a sentence, ``stop`` at most; ``at`` where none is near."""
-        begin = max(at - 1, 0)
+        begin, ended = max(at - 1, 0), False
         for n, token in enumerate(np.asarray(self._source.background[begin : min(at + _WINDOW, stop)])):
-            if self._ends(int(token)):
-                return max(begin + n + 1, at)
+            text = self._text(int(token))
+            if ended and begin + n >= at and text.strip(_CLOSING):  # what closes a quotation belongs to its sentence
+                return begin + n
+            ended = text.rstrip(_CLOSING).endswith((".", "!", "?")) or (ended and not text.strip(_CLOSING))
         return stop if stop <= at + _WINDOW else at
 
-    def _ends(self, token: int) -> bool:
+    def _text(self, token: int) -> str:
         if token not in self._known:
-            text = self._source.decode(np.array([token], dtype=np.int64)).strip().rstrip("\"'”’)]")
-            self._known[token] = text.endswith((".", "!", "?"))
+            self._known[token] = self._source.decode(np.array([token], dtype=np.int64)).strip()
         return self._known[token]
 
 

@@ -8,6 +8,7 @@ to keep no text.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,8 @@ from jaxtyping import Int
 from evals.model import Document
 from evals.tasks.documents import Tokens
 
+_BLOCK = 1 << 16  # tokens hashed at a time
+
 
 @dataclass(frozen=True)
 class Source:
@@ -27,7 +30,7 @@ class Source:
         encode: text to token ids (int64, no special tokens), of the model's tokenizer.
         decode: the way back, for tasks that cut text.
         background: token ids of the text that facts are hidden in; never tiled.
-        digest: name of that text.
+        digest: name of that text; of its tokens, where none is given.
         seed: with a document's length and number, all the randomness there is.
         bare: facts and questions alone, without the benchmark's instructions and examples: for models that were
             trained to answer, not told to.
@@ -39,6 +42,18 @@ class Source:
     digest: str = ""
     seed: int = 0
     bare: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", _digest(self.background))
+
+
+def _digest(tokens: Tokens) -> str:
+    """SHA-256 of token ids, read in blocks, first 16 hex digits."""
+    digest = hashlib.sha256()
+    for start in range(0, len(tokens), _BLOCK):
+        digest.update(np.ascontiguousarray(tokens[start : start + _BLOCK], dtype="<i8").data)
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

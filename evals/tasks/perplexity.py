@@ -31,7 +31,9 @@ class Perplexity:
     exp(rate) the perplexity.
 
     Attributes:
-        span: tokens to score behind the document.
+        span: tokens to score.
+        lead: tokens between the document and them, as a prompt: without them the first would stand behind nothing in
+            the zeroed control, and cost what any word costs.
         name: as in the registry.
     """
 
@@ -39,9 +41,14 @@ class Perplexity:
     chance: ClassVar[float | None] = None
 
     span: int = 128
+    lead: int = 16
     name: str = "perplexity"
 
     def __post_init__(self) -> None:
+        if self.lead < 1:
+            raise ValueError(
+                f"lead: expected at least 1 token before what is scored, got {self.lead}; 16 is a good number"
+            )
         if self.span < 1:
             raise ValueError(f"span: expected at least 1 token to score, got {self.span}; 128 is a good number")
 
@@ -53,10 +60,10 @@ class Perplexity:
         """``count`` documents from number ``first`` on, each from a start of its own, as far apart as the text allows.
 
         Documents overlap where the background is shorter than all of them together; what is scored rarely does.
-        Raises ValueError where the background is shorter than ``length + span``, or has too few starts.
+        Raises ValueError where the background is shorter than ``length + lead + span``, or has too few starts.
         """
-        check(source, length, self.span)
-        room = len(source.background) - length - self.span + 1
+        check(source, length, self.lead + self.span)
+        room = len(source.background) - length - self.lead - self.span + 1
         turn = float(np.random.default_rng((source.seed, length)).random())
         starts = [int((turn + index * _TURN) % 1 * room) for index in range(first + count)]
         if len(set(starts)) < len(starts):
@@ -67,11 +74,11 @@ class Perplexity:
         return (self._document(source, length, index, starts[index]) for index in range(first, first + count))
 
     def _document(self, source: Source, length: int, index: int, start: int) -> Document:
-        behind = start + length
+        behind = start + length + self.lead
         question = Question(
             self.name,
             f"text at {start}",
-            np.zeros(0, dtype=np.int64),
+            np.asarray(source.background[start + length : behind], dtype=np.int64),
             (f"text at {start}",),  # no answer: another document's name, so that its memory may be swapped in
             scorer="value",
             method="nats",

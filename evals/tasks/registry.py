@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -33,6 +34,37 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "fwe": ("evals.tasks.ruler:FrequentWords", {}),
     "qa_1": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_1"}),
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
+}
+
+_BABI = (
+    "one supporting fact", "two supporting facts", "three supporting facts", "two-argument relations",
+    "three-argument relations", "yes or no", "counting", "lists and sets", "simple negation", "indefinite knowledge",
+    "basic coreference", "conjunction", "compound coreference", "time", "basic deduction", "basic induction",
+    "positions", "size", "path finding", "motivations",
+)  # fmt: skip
+
+# What each hides and asks, for lists.
+ABOUT: dict[str, str] = {
+    "paper": "memorize, detect and reasoning of the RMT paper, in each document",
+    "copy": "say a sequence twice (Bulatov et al. 2022)",
+    "reverse": "say a sequence backwards (Bulatov et al. 2022)",
+    "associative": "the value of a key (Bulatov et al. 2022)",
+    "perplexity": "nats a token of the text behind the document; lower is better",
+    "needle": "needles at a grid of depths",
+    **{name: f"BABILong: {about}" for name, about in zip(_BABILONG, _BABI, strict=True)},
+    "niah_single_1": "RULER: one number in repeated sentences",
+    "niah_single_2": "RULER: one number in an essay",
+    "niah_single_3": "RULER: one UUID in an essay",
+    "niah_multikey_1": "RULER: one of four numbers in an essay",
+    "niah_multikey_2": "RULER: one number in a text of needles",
+    "niah_multikey_3": "RULER: one UUID in a text of needles",
+    "niah_multivalue": "RULER: four numbers of one key",
+    "niah_multiquery": "RULER: four keys at once",
+    "vt": "RULER: which variables have a value, along a chain",
+    "cwe": "RULER: the ten most common words",
+    "fwe": "RULER: the three most frequent made-up words",
+    "qa_1": "RULER: SQuAD, from a file of yours",
+    "qa_2": "RULER: HotpotQA, from a file of yours",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -69,12 +101,21 @@ def create(spec: str) -> Task:
     module, _, kind = where.partition(":")
     cls = getattr(import_module(module), kind)
     chosen = dict(_option(spec, part) for part in options.split(",") if part)
-    known = [field for field in cls.__dataclass_fields__ if field not in fixed]
-    unknown = sorted(set(chosen) - set(known))
-    if unknown:
-        raise ValueError(f"{name}: expected settings out of {', '.join(known)}, got {', '.join(unknown)}; leave it out")
+    known = options_of(name)
+    if unknown := sorted(set(chosen) - set(known)):
+        among = f"settings out of {', '.join(known)}" if known else "no settings"
+        raise ValueError(f"{name}: expected {among}, got {', '.join(unknown)}; leave it out")
     task: Task = cls(**fixed, **chosen)
     return task
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The settings that a task may be given."""
+    where, fixed = TASKS[name]
+    module, _, kind = where.partition(":")
+    return tuple(
+        field.name for field in fields(getattr(import_module(module), kind)) if field.name not in (*fixed, "name")
+    )
 
 
 def _option(spec: str, part: str) -> tuple[str, Any]:

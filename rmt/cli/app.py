@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from rmt.errors import InputError
 
 # In the order of the help. Each is a module here with a function of that name, or an `app` of subcommands.
-COMMANDS = ("demo", "train", "quantize", "read", "ask", "eval", "lm-eval", "info")
+COMMANDS = ("demo", "train", "quantize", "read", "ask", "eval", "lm-eval", "report", "info")
 _MODULES = {"eval": "evaluate", "lm-eval": "lm_eval"}  # `eval` is a builtin
 
 

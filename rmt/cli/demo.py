@@ -44,7 +44,7 @@ def demo(
     from evals.plots import accuracy_over_length
     from evals.tasks.memory import PLACES, MemoryTasks
     from rmt.cli import models
-    from rmt.cli.evaluate import bad_input, bar, parse_lengths, write
+    from rmt.cli.common import bad_input, bar, parse_lengths, write
 
     sizes = parse_lengths(lengths)
     counts = [usual_count(size) for size in sizes] if documents is None else parse_counts(documents, len(sizes))

@@ -33,7 +33,7 @@ def lm_eval(arguments: Annotated[list[str] | None, typer.Argument(help="Of lm-ev
       rmt lm-eval --model rmt --model_args pretrained=llama-rmt --tasks niah_single_1 --limit 8
       rmt lm-eval --help
     """
-    from rmt.cli.evaluate import raised_in
+    from rmt.cli.common import raised_in
     from rmt.errors import InputError
 
     if find_spec("lm_eval") is None:

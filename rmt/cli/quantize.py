@@ -209,7 +209,7 @@ def parse_count(text: str, option: str, least: int = 1) -> int:
     Raises:
         InputError: anything else, or fewer than ``least``.
     """
-    from rmt.cli.evaluate import parse_lengths
+    from rmt.cli.common import parse_lengths
     from rmt.errors import InputError
 
     if "," in text:
@@ -246,7 +246,7 @@ def quantised(
     from efficiency.errors import InputError as Wrong
     from efficiency.int8 import Marks
     from efficiency.smoothquant import smooth_quantize
-    from rmt.cli.evaluate import bad_input
+    from rmt.cli.common import bad_input
     from rmt.errors import InputError
 
     after, marks = copy.deepcopy(model).eval(), Marks()
@@ -293,7 +293,7 @@ def rollout(model: Any, ids: Any, progress: bool) -> None:
 def save(model: Any, tokenizer: Any, folder: Path, report: Any) -> None:
     """The model and its tokenizer, as ``save_pretrained`` does; and which layers were smoothed how."""
     from efficiency.int8.checkpoint import save as write
-    from rmt.cli.evaluate import bad_input
+    from rmt.cli.common import bad_input
 
     with bad_input():
         write(model, folder)

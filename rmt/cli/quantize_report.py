@@ -168,7 +168,7 @@ def answers(readers: dict[str, Any], maker: MemoryTasks, n: int, seed: int, prog
     from evals import evaluate
     from evals.memory_eval import MEMORY
     from rmt.cli.adapters import ReaderModel
-    from rmt.cli.evaluate import bad_input, bar
+    from rmt.cli.common import bad_input, bar
 
     found: dict[str, Any] = {}
     for name, reader in readers.items():

@@ -153,12 +153,23 @@ def _retrieval(inner: evals.model.Model[Any], own: dict[str, Any]) -> evals.mode
     embedder = Embedder(
         of_minilm(AutoModel.from_pretrained, **how).to(device), of_minilm(AutoTokenizer.from_pretrained)
     )
-    tokenizer = _tokenizer(inner)
-    same = tokenizer is not None and tokenizer.get_vocab() == embedder.tokenizer.get_vocab()
+    same = tokenizer(inner).get_vocab() == embedder.tokenizer.get_vocab()
     return Retrieval(inner, embedder, same_tokens=same, **own)
 
 
-def _tokenizer(inner: Any) -> Any:
-    """That of the model at the bottom."""
-    inner = getattr(inner, "inner", inner)
-    return getattr(getattr(inner, "reader", inner), "tokenizer", None)
+def tokenizer(scored: Any) -> Any:
+    """The tokenizer of a model that :func:`model` made."""
+    inside = innermost(scored)
+    return getattr(inside, "reader", inside).tokenizer
+
+
+def innermost(scored: Any) -> Any:
+    """The model below truncation and retrieval."""
+    while hasattr(scored, "inner"):
+        scored = scored.inner
+    return scored
+
+
+def is_ours(scored: Any) -> bool:
+    """Whether a recurrent model of ours answers in the end: trained to answer, not told to."""
+    return hasattr(innermost(scored), "reader")

@@ -32,7 +32,7 @@ def train(
       rmt train --estimate --card 24 model.kind=decoder model.backbone=llama-8b/ model.dtype=bfloat16 \\
           model.quantization=nf4 lora.r=16 curriculum.stages=4x1024:p4 optim.batch_size=1
     """
-    from rmt.cli.evaluate import bad_input
+    from rmt.cli.common import bad_input
     from rmt.cli.models import quiet
     from rmt.cli.training_checks import check, check_estimate
     from rmt.cli.training_run import Settings, run

@@ -302,3 +302,13 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
     assert header["settings"] == {"text": "Bücher", "shuffle_seed": 0}
     assert first["control"] == "memory"
     assert Row(**first).correct
+
+
+def test_half_a_surrogate_pair_is_kept(tmp_path) -> None:
+    """A tokenizer of bytes may cut a character in two."""
+    from evals.rows import Row, RowLog, load_rows
+
+    row = Row("t", 1, "memory", 0, 0, "d", "d", ("é",), "é\udc80", score=0.0, scorer="exact")
+    with RowLog(tmp_path / "rows.jsonl", "m", {}) as log:
+        log.append(row)
+    assert load_rows(tmp_path / "rows.jsonl") == [row]

@@ -127,3 +127,17 @@ def test_importing_evals_imports_nothing_heavy_and_nothing_of_ours() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_table_says_what_its_numbers_are() -> None:
+    nats = Cell("perplexity", 4_000, "memory", 30.0, 10, 10, tuple(2.5 + i / 9 for i in range(10)), "nats")
+    zeroed = Cell("perplexity", 4_000, "zeroed", 35.0, 10, 10, (3.5,) * 10, "nats")
+    part = Cell("vt", 4_000, "memory", 5.5, 10, 10, (0.5, 0.0, *[0.625] * 8))
+    text = table([nats, zeroed, part])
+    assert "3.000 [2.8" in text
+    assert "3.500" in text
+    assert "55.0 [" in text
+    assert "less is better" in text
+    assert "right in part (vt)" in text
+    assert "Percent right" not in text
+    assert "Percent right" in table([*cells(), part])

@@ -279,3 +279,12 @@ def test_bad_settings():
         create("vt:hops=0")
     (document,) = create("vt:chains=3,hops=2").documents(source("wordpiece"), 2000, 1)
     assert len(document.questions[0].answers) == 3
+
+
+def test_a_document_read_to_its_end_holds_no_tokens():
+    (document,) = create("niah_multikey_2").documents(source("wordpiece"), 30000, 1)
+    document.tokens(0, 20000)
+    assert len(document.background._last[1]) > 0
+    document.tokens(20000, 30000)
+    assert len(document.background._last[1]) == 0
+    assert document.background._last[1].base is None

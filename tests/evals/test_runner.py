@@ -10,7 +10,7 @@ import pytest
 from evals import MEMORY, Model, load_header, load_rows, run, scorers, tally
 from evals.cost import load_costs
 from evals.runner import expand
-from evals.tasks.registry import GROUPS, TASKS, create, names
+from evals.tasks.registry import ABOUT, GROUPS, TASKS, create, names
 from tests.evals.words import Codes, Remembers, Words, source
 
 
@@ -81,9 +81,22 @@ def test_other_settings_are_refused(tmp_path):
         run(Remembers(words), [Codes()], source(words, seed=1), lengths=[300], n=2, folder=tmp_path)
 
 
+def test_another_text_is_another_run_even_without_a_name(tmp_path):
+    words = Words()
+    one = source(words, name="")
+    assert one.digest == source(words, name="").digest
+    other = source(words, 4000, name="")
+    run(Remembers(words), [Codes()], one, lengths=[300], n=2, folder=tmp_path)
+    with pytest.raises(ValueError, match=f"text='{other.digest}'"):
+        run(Remembers(words), [Codes()], other, lengths=[300], n=2, folder=tmp_path)
+
+
 def test_names():
     assert names("ruler") == GROUPS["ruler"]
     assert names("qa3:files=x") == ("qa3:files=x",)
+    assert set(ABOUT) == set(TASKS)
+    offline = [name for name in TASKS if name not in (*GROUPS["babilong-10"], "qa_1", "qa_2") and name[:2] != "qa"]
+    assert all(create(name).name == name for name in (*offline, *GROUPS["babilong-10"]))
     assert all(name in TASKS for group in GROUPS.values() for name in group)
     with pytest.raises(ValueError, match=r"expected one of .*qa1"):
         names("qa21")
@@ -101,3 +114,20 @@ def test_import_is_light():
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_progress_is_of_the_whole_run_and_the_last_has_all_cells(tmp_path):
+    words = Words()
+    text = source(words)
+    once = {"lengths": [300], "n": 6, "folder": tmp_path}
+    seen = []
+    run(Remembers(words), [Codes()], text, part=(1, 2), progress=lambda p: seen.append(p.documents), **once)
+    assert seen == [1, 2, 3]
+    waited = []
+    cells = run(
+        Remembers(words), [Codes()], text, part=(0, 2), progress=lambda p: seen.append(p.documents),
+        wait=lambda: waited.append(True), **once,
+    )  # fmt: skip
+    assert seen[3:] == [4, 5, 6]
+    assert waited == [True]
+    assert [cell.n for cell in cells if cell.control == MEMORY] == [6]

@@ -20,11 +20,11 @@ class Follows(Remembers):
     """Knows what comes next if it has just read what stood before: 1 nat a token where it does, 3 where not."""
 
     def score(self, state, prompt, continuations):
-        assert prompt.shape == (0,)
+        assert prompt.shape == (16,)
         scores = []
         for ids in continuations:
             last = int(state.split()[-1][1:]) if state else -10
-            known = self.decode(ids[:1]) == f"w{last + 1}"
+            known = self.decode(prompt[:1]) == f"w{last + 1}" and self.decode(ids[:1]) == f"w{last + 17}"
             scores.append(Score(-(1.0 if known else 3.0) * len(ids), known, len(ids)))
         return scores
 
@@ -36,14 +36,15 @@ def test_the_question_is_the_text_behind_the_document(tmp_path):
     assert isinstance(task, Task)
     assert task.lower_is_better
     assert create("perplexity:span=7") == task
-    assert task.settings() == {"span": 7, "name": "perplexity"}
+    assert task.settings() == {"span": 7, "lead": 16, "name": "perplexity"}
     whole = text.background.tolist()
     made = list(task.documents(text, 200, 8))
     for document in made:
         (question,) = document.questions
         start = int(question.text.removeprefix("text at "))
         assert document.tokens(0, 200).tolist() == whole[start : start + 200]
-        assert question.continuation.tolist() == whole[start + 200 : start + 207]
+        assert question.ids.tolist() == whole[start + 200 : start + 216]
+        assert question.continuation.tolist() == whole[start + 216 : start + 223]
         assert question.answers == (question.text,)
     assert len({document.questions[0].answers for document in made}) == 8
     assert [d.start for d in task.documents(text, 200, 2, first=6)] == [d.start for d in made[6:]]
@@ -53,7 +54,7 @@ def test_the_question_is_the_text_behind_the_document(tmp_path):
 def test_starts_are_far_apart():
     words = Words()
     starts = sorted(document.start for document in Perplexity().documents(source(words, 5000), 200, 16))
-    assert min(np.diff(starts)) > 128  # of 4,672 places, 292 each
+    assert min(np.diff(starts)) > 128  # of 4,656 places, 292 each
     assert starts[0] < 600
     assert starts[-1] > 4000
 
@@ -122,7 +123,7 @@ def test_questions_of_one_document_are_one_value():
 
 def test_what_cannot_be_made_is_refused():
     words = Words()
-    with pytest.raises(ValueError, match=r"at least 328 tokens for a document of 200 \(text is never tiled\), got 300"):
+    with pytest.raises(ValueError, match=r"at least 344 tokens for a document of 200 \(text is never tiled\), got 300"):
         Perplexity().documents(source(words, 300), 200, 1)
     assert len(list(Perplexity().documents(source(words, 328), 200, 1))) == 1
     with pytest.raises(ValueError, match="expected more than 330 tokens for 9 different documents of 200"):

@@ -31,10 +31,10 @@ class Words:
         return " ".join(self.names[int(i)] for i in ids)
 
 
-def source(words: Words, length: int = 5000, **settings: Any) -> Source:
+def source(words: Words, length: int = 5000, name: str = "w", **settings: Any) -> Source:
     """Background of made-up words, none of which says anything."""
     background = words.encode(" ".join(f"w{i}" for i in range(length)))
-    return Source(words.encode, words.decode, background, digest="w", **settings)
+    return Source(words.encode, words.decode, background, digest=name, **settings)
 
 
 @dataclass

@@ -70,6 +70,8 @@ class Items:
             end = min(stop, int(self._starts[block + 1]))
             parts.append(self._block(block)[start - self._starts[block] : end - self._starts[block]])
             start, block = end, block + 1
+        if stop == len(self):
+            self._last = (-1, self._last[1][:0].copy())  # read to its end: a document that waits holds nothing
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
     def _block(self, block: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxtyping import Int
 Encode = Callable[[str], np.ndarray]
 
 _MARK = " the"  # stands between texts that are tokenised together; none of ours is or begins with this word
-_TOGETHER = 4096  # texts tokenised in one call
+_TOGETHER = 1024  # texts tokenised in one call; what tokenizers hold of a call is many times its ids
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from efficiency.int8 import Int8Linear
+from efficiency.smoothquant.multiply import to_int8
+from efficiency.smoothquant.weights import is_linear
 from efficiency.surgery import replace_modules
 
 KEPT = ("lm_head", "classifier", "cell")
@@ -19,10 +20,10 @@ def quantised(model: Any, kind: str | Callable[[str], str] = "token", keep: tupl
     """The model with its linear layers in 8 bit, in place; static scales are for inputs up to 4."""
 
     def choose(name: str, module: nn.Module) -> nn.Module | None:
-        if type(module) is not nn.Linear or any(part in keep for part in name.split(".")):
+        if not is_linear(module) or any(part in keep for part in name.split(".")):
             return None
         how = kind if isinstance(kind, str) else kind(name)
-        return Int8Linear.from_linear(module, activations=how, input_scale=4 / 127)
+        return to_int8(module, activations=how, input_scale=4 / 127)
 
     assert replace_modules(model, choose)
     return model

@@ -1,6 +1,6 @@
 """Our files, loaded by transformers with the package compressed-tensors: an independent reading of the same numbers.
 
-Skipped where the package is missing: ``pip install "compressed-tensors>=0.15"``. Nothing else here needs it.
+The package is in the group ``dev`` for this alone: nothing but tests needs it, and they are skipped without.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from efficiency.int8 import Int8Linear
 from efficiency.int8.checkpoint import load, save
 from efficiency.int8.linear import ACTIVATIONS
 from tests.efficiency.int8.checkpoint_nets import llama, quantised, tokens
+from tests.rmt.families import build
 
 pytest.importorskip("compressed_tensors", exc_type=ImportError)
 
@@ -77,3 +78,10 @@ def test_transformers_and_compressed_tensors_load_it(kind: Any, tmp_path: Path) 
     assert gap(ours, logits) <= gap(ours, exact) + gap(logits, exact)
     assert gap(ours, logits) < 0.05
     assert gap(llama(seed=1)(tokens()).logits, logits) > 1
+
+
+def test_gpt2_is_refused_there_not_misread(tmp_path: Path) -> None:
+    """Its float layers are (in, out), ours (out, in), which does not fit; some versions know no such layer at all."""
+    save(quantised(build("gpt2")), tmp_path)
+    with pytest.raises((RuntimeError, ValueError), match=r"c_attn|mismatch|Conv1D"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)

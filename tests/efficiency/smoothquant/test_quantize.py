@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from efficiency.errors import InputError
 from efficiency.int8 import Int8Linear, Marks
+from efficiency.int8.multiplied import MultipliedInt8Linear
 from efficiency.smoothquant import Statistics, collect, find_groups, smooth_quantize
-from efficiency.smoothquant.multiply import MultipliedInt8Linear
 from efficiency.smoothquant.search import GRID, group_loss, search_alpha
 from efficiency.smoothquant.smooth import fold, group_scales
 from efficiency.smoothquant.weights import is_linear, matrix
@@ -302,31 +302,3 @@ def test_a_norm_that_a_router_reads_is_refused():
     mlp.forward = lambda x: run(mlp, x) + mlp.router(x).sum()
     with pytest.raises(InputError, match="router"):
         smooth_quantize(model, BATCHES, progress=False)
-
-
-def test_a_model_that_multiplies_its_inputs_is_not_saved(tmp_path):
-    """It would come back without the multiplication."""
-    from transformers import BertConfig, BertModel
-
-    from efficiency.int8.checkpoint import save
-
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertModel(BertConfig(vocab_size=50, **sizes)).eval()
-    ids = torch.arange(40)[None]
-    smooth_quantize(model, lambda it: it(ids), multiply=True, progress=False)
-    for write in (model.save_pretrained, lambda folder: save(model, folder)):
-        with pytest.raises(InputError, match="multiply=False"):
-            write(tmp_path / "out")
-    assert not list(tmp_path.rglob("*.safetensors"))
-
-
-def test_gpt2_is_not_saved_since_it_would_not_be_loaded(tmp_path):
-    from transformers import GPT2Config, GPT2Model
-
-    from efficiency.int8.checkpoint import save
-
-    model = GPT2Model(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2, n_positions=64)).eval()
-    ids = torch.arange(40)[None]
-    smooth_quantize(model, lambda it: it(ids), progress=False)
-    with pytest.raises(InputError, match="got GPT-2"):
-        save(model, tmp_path / "out")

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from efficiency.errors import InputError
-from efficiency.smoothquant import smooth_quantize
+from efficiency.smoothquant import collect, find_groups, smooth_quantize
+from efficiency.smoothquant.search import search_alpha
+from efficiency.smoothquant.smooth import fold, foresee, group_scales
 from efficiency.smoothquant.weights import is_linear, matrix
 from tests.efficiency.smoothquant.kit import ids, lively
+from tests.rmt.families import FAMILIES
 
 BATCHES = [{"input_ids": ids()}]
 
@@ -83,3 +86,54 @@ def test_rows_that_nobody_asks_for_are_not_kept():
     assert report.statistics is not None
     assert report.statistics.samples == {}
     assert smooth_quantize(lively("llama"), BATCHES, alpha=None, progress=False).statistics is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [("llama", "weight"), ("gpt2", "weight"), ("bert", "weight"), ("gpt2", "bias")]
+)
+@pytest.mark.parametrize("alpha", [0.9, 1.0])
+def test_what_folding_would_make_too_large_for_float16(kind, alpha, part):
+    """The last group's: those before would have been folded already."""
+    model = lively(kind).half()
+    twin = copy.deepcopy(model).float()
+    statistics = smooth_quantize(twin, BATCHES, multiply=True, progress=False).statistics
+    assert statistics is not None
+    *_, group = [g for g in find_groups(model) if g.kind == ("input" if kind == "bert" else "norm")]
+    with torch.no_grad():
+        if part == "weight":  # of the column whose inputs are the largest
+            statistics.maxima[group.name]["text"][3] = 6e4
+            matrix(model.get_submodule(group.readers[0]))[:, 3] = 8.0
+            where = group.readers[0]
+        else:  # of the channel whose inputs are the least
+            statistics.maxima[group.name]["text"][3] = 1e-4
+            model.get_submodule(group.producer).bias[3] = 6e4
+            where = group.producer
+    before = state(model)
+    with pytest.raises(InputError, match=rf"{where}: expected numbers that torch\.float16 holds"):
+        smooth_quantize(model, statistics=statistics, alpha=alpha, multiply=True, progress=False)
+    assert_unchanged(model, before)
+    smooth_quantize(model.bfloat16(), statistics=statistics, alpha=alpha, multiply=True, progress=False)
+
+
+@pytest.mark.parametrize("alpha", [0.5, "search"])
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scales_that_are_planned_are_those_of_folding_group_by_group(kind, alpha, dtype):
+    model = lively(kind).to(dtype)
+    groups = [g for g in find_groups(model) if g.kind != "input"]
+    names = [n for g in groups for n in g.readers]
+    statistics = collect(model, BATCHES, names, groups=groups, samples=8, progress=False)
+    rows: dict[str, Tensor] = {}
+    twin = copy.deepcopy(model)
+    for group in groups:
+        maxima = torch.stack([statistics.channels(n) for n in group.readers]).amax(dim=0)
+        chosen = alpha if alpha != "search" else search_alpha(twin, group, statistics).alpha
+        if alpha == "search":
+            assert search_alpha(model, group, statistics, rows=rows).alpha == chosen
+        if chosen is None:
+            continue
+        wanted = group_scales(twin, group, maxima, chosen)
+        found = group_scales(model, group, maxima, chosen, rows=rows)
+        assert torch.equal(found, wanted)
+        applied, rows = foresee(model, group, found, rows)
+        assert torch.equal(applied, fold(twin, group, wanted))

@@ -200,7 +200,7 @@ def test_a_mistake_of_ours_is_no_bad_input(tmp_path):
     import numpy as np
 
     from evals.tasks.memory import MemoryTasks
-    from rmt.cli.evaluate import bad_input
+    from rmt.cli.common import bad_input
 
     with pytest.raises(InputError, match="expected some of"), bad_input():
         MemoryTasks(None, np.arange(9), 4, ("guess",))

@@ -14,7 +14,7 @@ from evals.model import MemoryModel
 from evals.tasks.memory import PLACES, MemoryTasks
 from rmt import Reader
 from rmt.cli.adapters import ReaderModel, _heard
-from rmt.cli.evaluate import parse_lengths
+from rmt.cli.common import parse_lengths
 from rmt.cli.models import reader
 from rmt.errors import InputError
 from rmt.executors import EXECUTORS

@@ -1,0 +1,160 @@
+"""``rmt eval run``, ``tasks`` and ``rescore``: any task of ``evals`` on any model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmt.cli.common import bad_input, bar, parse_lengths, write
+
+MODELS_HELP = (
+    "minilm-rmt, llama-rmt or a folder; truncate:MODEL,size=512 reads the last tokens only, retrieval:MODEL,k=5 the "
+    "chunks that fit the question; hf:FOLDER,window=sliding,size=2048 is any causal model of Hugging Face."
+)
+
+
+def run(
+    tasks: Annotated[list[str], typer.Argument(help="Tasks or groups (`rmt eval tasks` lists them): paper qa1 ruler.")],
+    model: Annotated[str, typer.Option(help=MODELS_HELP)] = "bundled",
+    lengths: Annotated[str, typer.Option(help="Tokens of the documents: 4k is 4,000, 1M is 1,000,000.")] = "4k,64k",
+    n: Annotated[int, typer.Option("--n", min=1, help="Documents of each task and length.")] = 32,
+    text: Annotated[
+        str, typer.Option(help="Text to hide the facts in; anything `rmt read` takes. Never repeated.")
+    ] = "installed:",
+    out: Annotated[Path, typer.Option(help="Folder for rows, costs and results.")] = Path("out/run"),
+    controls: Annotated[
+        str, typer.Option(help="Some of zeroed,shuffled,swapped, where the model has them; none for none.")
+    ] = "zeroed,shuffled,swapped",
+    prompt: Annotated[
+        str,
+        typer.Option(help="benchmark: its own words around facts and question; bare: none; auto: bare for our models."),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Other documents for another seed.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Documents side by side, where the model can.")] = 1,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
+) -> None:
+    """Score a model on tasks: facts to find, stories, needles, RULER, perplexity.
+
+    Every answer is logged at once in OUT/rows.jsonl: the same command goes on where a broken one stopped, and under
+    `accelerate launch` several processes share the documents. `rmt report OUT` makes a page of it.
+
+    \b
+    Examples:
+      rmt eval run paper qa1 --lengths 4k,64k --n 32 --out out/minilm
+      rmt eval run paper qa1 --lengths 4k,64k --n 32 --out out/retrieval --model retrieval:minilm-rmt,k=5
+      rmt eval run needle:needles=4,depths=11 --lengths 4k,16k --n 22 --out out/needle
+      accelerate launch --multi_gpu --num_processes 2 -m rmt.cli eval run ruler-offline --model hf:FOLDER
+    """
+    import evals
+    from evals.memory_eval import CONTROLS
+    from evals.runner import expand
+    from evals.tasks.base import Source
+    from rmt.cli import scored
+    from rmt.data import TokenFile, iter_text
+    from rmt.errors import InputError
+
+    sizes = parse_lengths(lengths)
+    with bad_input():
+        chosen = expand(tasks)
+    wanted = [] if controls == "none" else [name.strip() for name in controls.split(",") if name.strip()]
+    if unknown := sorted(set(wanted) - set(CONTROLS)):
+        raise InputError(f"--controls: expected some of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out")
+    if prompt not in ("auto", "benchmark", "bare"):
+        raise InputError(f"--prompt: expected auto, benchmark or bare, got {prompt!r}; name one of these")
+    part, wait = share()
+    subject = scored.model(model, dtype)
+    with bad_input():
+        out.mkdir(parents=True, exist_ok=True)
+    tokens = out / f"text-{part[0]}.tokens"
+    with TokenFile.build(iter_text(text), scored.tokenizer(subject), tokens, source=text[:512]) as background:
+        bare = prompt == "bare" or (prompt == "auto" and scored.is_ours(subject))
+        source = Source(subject.encode, subject.decode, background, background.digest, seed, bare)
+        with bad_input(), bar(progress and part[0] == 0) as report:
+            cells = evals.run(
+                subject,
+                chosen,
+                source,
+                lengths=sizes,
+                n=n,
+                folder=out,
+                controls=wanted,
+                batch_size=batch_size,
+                about={"spec": model, "text": text},
+                progress=report,
+                part=part,
+                wait=wait,
+            )
+    tokens.unlink(missing_ok=True)
+    if part[0] == 0:
+        results = evals.to_json(cells, model=model, text=text, seed=seed, bare=bare)
+        write(out / "results.json", results)
+        typer.echo(results if as_json else f"{evals.table(cells)}\n\n{out / 'rows.jsonl'}")
+
+
+def tasks() -> None:
+    """List the tasks, groups and scorers there are."""
+    from evals.scorers import SCORERS
+    from evals.tasks.registry import ABOUT, GROUPS, TASKS, options_of
+
+    width = max(map(len, (*GROUPS, *TASKS)))
+    typer.echo("Groups")
+    for name, members in GROUPS.items():
+        typer.echo(f"  {name:{width}}  {', '.join(members)}")
+    typer.echo("\nTasks, and their settings (as in needle:needles=4,depths=11)")
+    for name in TASKS:
+        settings = ", ".join(options_of(name))
+        typer.echo(f"  {name:{width}}  {ABOUT[name]}" + (f" ({settings})" if settings else ""))
+    typer.echo(f"\nScorers\n  {', '.join(SCORERS)}")
+
+
+def rescore(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its rows.")],
+    scorer: Annotated[str, typer.Option(help="Another scorer; `rmt eval tasks` lists them. Else each row's own.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score the answers of a run again, from its log alone; nothing is read and the log stays as it is.
+
+    \b
+    Examples:
+      rmt eval rescore out/run --scorer babilong_loose
+    """
+    import evals
+    from evals import scorers
+
+    path = run_folder / "rows.jsonl" if run_folder.is_dir() else run_folder
+    with bad_input():
+        rows = evals.load_rows(path)
+        again = [
+            replace(row, scorer=name, score=scorers.score(name, row.answered, row.expected, row.asked))
+            if (name := scorer or row.scorer) and isinstance(row.expected, tuple)
+            else row
+            for row in rows
+        ]
+        cells = evals.tally(again)
+    changed = sum(new.value != old.value for new, old in zip(again, rows, strict=True))
+    if as_json:
+        typer.echo(json.dumps({**json.loads(evals.to_json(cells, scorer=scorer)), "changed": changed}, indent=2))
+    else:
+        typer.echo(f"{evals.table(cells)}\n\n{changed} of {len(rows)} scores changed")
+
+
+def share() -> tuple[tuple[int, int], Callable[[], None] | None]:
+    """This process and how many there are under ``accelerate launch``, and what waits for all of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return (0, 1), None
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    # A process may be done hours before another.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=14))
+    return (state.process_index, state.num_processes), state.wait_for_everyone
