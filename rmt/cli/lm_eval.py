@@ -25,7 +25,7 @@ def lm_eval(arguments: Annotated[list[str] | None, typer.Argument(help="Of lm-ev
 
     --model rmt --model_args pretrained=MODEL scores what `rmt eval` scores, of any length, without truncation.
     --tasks rmt_TASK_LENGTH are our tasks (rmt_qa1_4k, rmt_ruler-offline_16k, rmt_paper_*); --metadata documents=100,
-    seed=0, text=installed: and bare=True are their settings.
+    seed=0, text=installed: and bare=True (no words of the benchmark; so for our models) are their settings.
 
     \b
     Examples:
@@ -103,10 +103,11 @@ def load(
 @cache
 def _loaded(pretrained: str, dtype: str, executor: str, baseline: str | None) -> evals.lm_eval.model.Loaded:
     from evals.lm_eval.model import Loaded
+    from rmt.cli import scored
     from rmt.cli.recurrent import Recalled, RecurrentModel
-    from rmt.cli.scored import model as scored
 
-    model = scored(pretrained, dtype, executor, baseline)
+    model = scored.model(pretrained, dtype, executor, baseline)
+    below: Any = scored.innermost(model)
     extend = None
     if isinstance(model, RecurrentModel):
         reader = model.reader
@@ -114,14 +115,7 @@ def _loaded(pretrained: str, dtype: str, executor: str, baseline: str | None) ->
         def extend(state: Any, ids: Any) -> Any:
             return Recalled(reader.read(ids, memory=state.memory, progress=False))
 
-    return Loaded(model, _tokenizer(model), extend)
-
-
-def _tokenizer(model: Any) -> Any:
-    """That of the model at the bottom of a baseline."""
-    while (inner := getattr(model, "inner", None)) is not None:
-        model = inner
-    return getattr(model, "reader", model).tokenizer
+    return Loaded(model, getattr(below, "reader", below).tokenizer, extend)
 
 
 def source(
@@ -194,15 +188,20 @@ def _offer_tasks(chosen: Any, folder: Path) -> None:
 
 
 def _offer_tokenizer(chosen: Any, folder: Path) -> None:
-    """Tell tasks that count tokens, lm-eval's RULER and ours, the tokenizer of our model: in a folder of its own."""
-    about = dict(_setting(chosen, "metadata") or {})
-    if _setting(chosen, "model") != MODEL or "tokenizer" in about:
+    """Tell tasks that count tokens, lm-eval's RULER and ours, the tokenizer of our model: in a folder of its own.
+
+    Where it is one of ours, and so was trained to answer, prompts are bare unless told otherwise, as in ``rmt eval``.
+    """
+    from rmt.cli.scored import is_ours
+
+    if _setting(chosen, "model") != MODEL:
         return
     known = ("pretrained", "dtype", "executor", "baseline")
     arguments = _setting(chosen, "model_args") or {}
-    tokenizer = load(**{key: value for key, value in arguments.items() if key in known}).tokenizer
-    tokenizer.save_pretrained(folder)
-    chosen.metadata = about | {"tokenizer": str(folder)}
+    loaded = load(**{key: value for key, value in arguments.items() if key in known})
+    loaded.tokenizer.save_pretrained(folder)
+    given = dict(_setting(chosen, "metadata") or {})
+    chosen.metadata = {"tokenizer": str(folder), "bare": is_ours(loaded.model)} | given
 
 
 def _setting(chosen: Any, name: str) -> Any:
