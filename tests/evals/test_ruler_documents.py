@@ -37,7 +37,8 @@ def wordpiece():
 
 @cache
 def byte_level():
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers  # comes with transformers
+
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
