@@ -1,9 +1,9 @@
 """What was said, as people write it: tokens to text, also of a tokenizer that forgets where spaces stood.
 
-BERT's WordPiece makes a token of each punctuation mark and keeps no spaces: its text of "54c0-321e" is "54c0 - 321e", in
-which no benchmark finds its answer. What such a mark split is put together again as English prints it; where a space may
-or may not have stood ("well-known", "tea - or milk"), it is left out. Only what a model says goes through here, never a
-document.
+BERT's WordPiece makes a token of each punctuation mark and keeps no spaces: its text of "54c0-321e" is "54c0 - 321e",
+in which no benchmark finds its answer. What such a mark split is put together again as English prints it; where a space
+may or may not have stood ("well-known", "tea - or milk"), it is left out. Only what a model says goes through here,
+never a document.
 """
 
 from __future__ import annotations
