@@ -12,6 +12,7 @@ from evals import Model, run
 from evals.models.wording import rejoined
 from evals.tasks.base import Source
 from rmt import Reader
+from rmt.answers import continue_text
 from rmt.cli.models import reader
 from rmt.cli.recurrent import Recalled, RecurrentModel, StopTexts
 from rmt.errors import InputError
@@ -196,6 +197,19 @@ def test_a_row_that_ends_says_no_more_while_others_go_on():
     assert together == [ours.generate(state, [prompt], 8)[0] for prompt in prompts]
     after = torch.nn.functional.one_hot(torch.tensor(end), tiny.VOCAB).float()
     assert ours.generate(Recalled(state.memory, after), [ids(0)], 8) == [""], "it goes on behind the end"
+
+
+def test_text_is_filled_up_with_its_end():
+    model = Reader(tiny.causal(segment_size=8), plain(), dtype="float32").model
+    memory = Reader(model, plain(), dtype="float32").read(np.asarray(tiny.content(1, 24, 24)[0]), progress=False)
+    prompts = [np.asarray(tiny.content(1, 3, seed)[0]) for seed in range(12)]
+    whole = continue_text(model, memory, prompts, max_new_tokens=8).tolist()
+    end = whole[0][2]
+    model.generation_config.eos_token_id = [end]
+    said = continue_text(model, memory, prompts, max_new_tokens=8).tolist()
+    at = [row.index(end) if end in row else 8 for row in whole]
+    assert min(at) < max(at)
+    assert said == [(row[:n] + [end] * 8)[:8] for row, n in zip(whole, at, strict=True)]
 
 
 def test_labels_may_have_punctuation(labels, monkeypatch):
