@@ -17,6 +17,7 @@ from typing import Any
 from evals.answerer import Answerer
 from evals.memory_eval import CONTROLS, Cell, Progress, evaluate
 from evals.model import Document, MemoryModel, Model
+from evals.models.truncated import Truncated
 from evals.tasks.base import Source, Task
 from evals.tasks.registry import create, names
 
@@ -70,7 +71,8 @@ def run(
     described = {
         "model": model.name,
         "fingerprint": model.fingerprint(),
-        "segment": model.segment,
+        # How often the memory was written behind a fact can be said only where all of a document is read.
+        "segment": None if isinstance(model, Truncated) else model.segment,
         "chance": {task.name: task.chance for task in chosen},
         **(about or {}),
     }

@@ -118,7 +118,10 @@ def continue_text(model: Any, memory: Memory, prompts: list[np.ndarray], **gener
     if (several := arguments.get("num_return_sequences") or 1) > 1:
         raise InputError(f"num_return_sequences: expected one answer a question, got {several}; ask it more often")
     if arguments.get("pad_token_id") is None and getattr(model.generation_config, "pad_token_id", None) is None:
-        arguments["pad_token_id"] = 0
+        # What ends a text also fills up behind it: id 0 is a word to many a tokenizer.
+        named = arguments.get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
+        first = named[0] if isinstance(named, list) else named
+        arguments["pad_token_id"] = 0 if first is None else first
     out = model.generate(input_ids=ids, attention_mask=mask, memory=memory.fork(len(prompts)), **arguments)
     return getattr(out, "sequences", out)[:, ids.shape[1] :]
 

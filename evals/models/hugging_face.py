@@ -30,6 +30,7 @@ from evals.models.offers import (
     weights_digest,
 )
 from evals.models.truncated import kept
+from evals.models.wording import texts as worded
 
 # What this release of transformers calls keys and values: "cache" since 5.24.
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -316,7 +317,7 @@ class CausalModel:
                 token = int(new[row, 0])
                 if token not in self._ends:
                     said[row].append(token)
-                    texts[row] = str(self.tokenizer.decode(said[row], skip_special_tokens=True))
+                    (texts[row],) = worded(self.tokenizer, [said[row]])
                 if token in self._ends or any(text in texts[row] for text in stop):
                     going.discard(row)
             if not going:

@@ -90,7 +90,7 @@ def _context(runs: Sequence[Run]) -> dict[str, Any]:
     numbers = Numbers(runs, tasks, samples)
     comparisons, controls, costs = compare(runs), numbers.controls(), figures.costs(runs)
     lines = ruler.effective_lengths(runs)
-    nats = [task for task in tasks if task in numbers.nats]
+    nats = [task for task in tasks if task in numbers.nats and numbers.lengths(task)]
     distances = figures.over_distance(numbers, samples, "distance")
     return {
         "runs": runs,

@@ -7,6 +7,7 @@ may lie in two folders. Knows nothing of pages.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ class Run:
         segment: tokens between two updates of the memory, where known.
         chance: score of a guess by task, where known.
         settings: of each folder, as its rows state them.
+        cells: the settings under which the questions of each task and length were asked.
         about: what else the folders say of the model.
     """
 
@@ -47,6 +49,7 @@ class Run:
     segment: int | None = None
     chance: Mapping[str, float] = field(default_factory=dict)
     settings: tuple[Mapping[str, Any], ...] = ()
+    cells: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -87,6 +90,7 @@ def load(file: Path, name: str = "") -> Run:
         _check(file, row)
     about = _about(file)
     segment = about.pop("segment", None)
+    settings = header.get("settings", {})
     return Run(
         name=name or _short(str(about.pop("model", "") or _folder(file))),
         fingerprint=str(header.get("model", "")),
@@ -94,7 +98,8 @@ def load(file: Path, name: str = "") -> Run:
         costs=tuple(load_costs(cost_path(file))),
         segment=segment if isinstance(segment, int) and segment > 0 else None,
         chance=_chance(about.pop("chance", None), rows),
-        settings=(header.get("settings", {}),),
+        settings=(settings,),
+        cells={(row.task, row.length): settings for row in rows},
         about={key: value for key, value in about.items() if key not in _CELLS},
     )
 
@@ -148,7 +153,9 @@ def _check(file: Path, row: Row) -> None:
         known = ", ".join((MEMORY, *CONTROLS))
         raise ValueError(f"{file}: expected a control out of {known}, got {row.control!r}; remove that row")
     numbers = isinstance(row.length, int) and (row.score is None or isinstance(row.score, int | float))
-    if not numbers or any(not 0 <= start < stop <= row.length for start, stop in row.evidence):
+    if numbers and not math.isfinite(row.value):  # of a model whose logits overflow
+        raise ValueError(f"{file}: expected scores that are numbers, got {row.value} for {row.key}; remove that row")
+    if not numbers or row.length < 1 or any(not 0 <= start < stop <= row.length for start, stop in row.evidence):
         raise ValueError(f"{file}: expected a score and evidence inside the document, got {row}; remove that row")
 
 
@@ -168,8 +175,7 @@ def _belong(one: Run, other: Run, name: str) -> bool:
     """Whether two runs are one model's, and no cell would mix what was asked under different settings."""
     if one.fingerprint != other.fingerprint or (name and name != one.name):
         return False
-    cells = {(row.task, row.length) for row in one.rows}
-    return other.settings[0] in one.settings or not any((row.task, row.length) in cells for row in other.rows)
+    return all(one.cells.get(cell, settings) == settings for cell, settings in other.cells.items())
 
 
 def _joined(one: Run, other: Run) -> Run:
@@ -182,6 +188,7 @@ def _joined(one: Run, other: Run) -> Run:
         segment=one.segment or other.segment,
         chance={**other.chance, **one.chance},
         settings=(*one.settings, *(s for s in other.settings if s not in one.settings)),
+        cells={**other.cells, **one.cells},
         about={**other.about, **one.about},
     )
 

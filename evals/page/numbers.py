@@ -109,13 +109,13 @@ class Numbers:
         return self._found.get((run, task, length, control))
 
     def lengths(self, task: str) -> list[int]:
-        """Rising, over all models."""
-        return sorted({length for _, name, length, _ in self._found if name == task})
+        """Rising, over all models; of scores, which a broken run may not have yet where it has controls."""
+        return sorted({length for _, name, length, control in self._found if name == task and control == MEMORY})
 
     @property
     def rates(self) -> list[str]:
         """Tasks whose scores are rates."""
-        return [task for task in self.tasks if task not in self.nats]
+        return [task for task in self.tasks if task not in self.nats and self.lengths(task)]
 
     def results(self, tasks: Sequence[str]) -> dict[str, list[ResultLine]]:
         """Lines by task, lengths rising."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from evals.model import Document, Score
 from evals.models.hugging_face import cut, picked
+from evals.models.offers import ends
 from evals.models.truncated import Part
+from evals.models.wording import texts
 from rmt.answers import classify, continue_text, pad
 from rmt.cache import RMTCache, advance
 from rmt.cli.adapters import DocumentTokens, fingerprint, initial, shuffled
@@ -179,9 +182,10 @@ class RecurrentModel:
 
     def _labels(self, memory: Memory, prompt: np.ndarray, continuations: list[np.ndarray]) -> list[Score]:
         assert self._answers is not None
-        names = [_plain(name) for name in self._answers]
-        texts = [_plain(self.decode(ids)) for ids in continuations]
-        for text in texts:
+        # As the tokenizer spells them: some know no capitals, some put spaces around hyphens.
+        names = [_plain(self.decode(self.encode(name))) for name in self._answers]
+        spelled = [_plain(self.decode(ids)) for ids in continuations]
+        for text in spelled:
             if text not in names:
                 raise InputError(
                     f"continuation: expected one of the labels {', '.join(self._answers)}, got {text!r}; "
@@ -189,7 +193,7 @@ class RecurrentModel:
                 )
         shares = self._probabilities(memory, [prompt])[0].float().clamp(min=TINY)
         chosen, nats = int(shares.argmax()), shares.log().tolist()
-        places = [names.index(text) for text in texts]
+        places = [names.index(text) for text in spelled]
         return [Score(nats[n], n == chosen, len(ids)) for n, ids in zip(places, continuations, strict=True)]
 
     def _likely(self, state: Recalled, prompt: np.ndarray, continuations: list[np.ndarray]) -> list[Score]:
@@ -237,20 +241,22 @@ class RecurrentModel:
         """Greedy text. An empty prompt begins with the token that the document itself leads to."""
         model, tokenizer = self.reader.model, self.reader.tokenizer
         begun: list[np.ndarray] = []
+        last = ends(model, tokenizer)
         for prompt in prompts:
             if not len(prompt) and state.after is None:
                 raise InputError("prompt: expected tokens to go on from, got none, of text or prompt; give some")
             begun.append(prompt if len(prompt) else state.after.argmax().cpu().numpy()[None])  # type: ignore[union-attr]
-        ends = StoppingCriteriaList([StopTexts(tokenizer, max(map(len, begun)), stop)])
-        more = {"stopping_criteria": ends} if stop else {}
+        until = StoppingCriteriaList([StopTexts(tokenizer, max(map(len, begun)), stop)])
+        more = {"stopping_criteria": until} if stop else {}
         memory = state.memory.to(model.device)
         ids = continue_text(model, memory, begun, max_new_tokens=most, **more).tolist()
         said = [
             [*([] if len(prompt) else first.tolist()), *own]
             for prompt, first, own in zip(prompts, begun, ids, strict=True)
         ]
-        texts = tokenizer.batch_decode([own[:most] for own in said], skip_special_tokens=True)
-        return [cut(text, stop) for text in texts]
+        # Behind its end a row is filled up while others go on, with ids that may well be words.
+        said = [list(takewhile(lambda token: token not in last, own[:most])) for own in said]
+        return [cut(text, stop) for text in texts(tokenizer, said)]
 
 
 class StopTexts(StoppingCriteria):
@@ -269,7 +275,7 @@ class StopTexts(StoppingCriteria):
         self, input_ids: Int[Tensor, "rows columns"], scores: Any, **_: Any
     ) -> Bool[Tensor, " rows"]:
         """Which rows are finished."""
-        said = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        said = texts(self.tokenizer, input_ids[:, self.start :].tolist())
         done = [any(text in row for text in self.texts) for row in said]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 

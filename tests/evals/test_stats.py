@@ -99,6 +99,18 @@ def test_smallest_effect_shrinks_with_n_and_may_not_exist() -> None:
         smallest_effect(10, 50)
 
 
+def test_smallest_effect_of_a_large_sample_is_little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, lgamma = [0], math.lgamma
+
+    def counting(x: float) -> float:
+        called[0] += 1
+        return lgamma(x)
+
+    monkeypatch.setattr(math, "lgamma", counting)
+    assert 0 < smallest_effect(1000, 0.9) < 0.1
+    assert called[0] < 60 * 3 * 1000, "it grows with the square of n"
+
+
 @pytest.mark.parametrize(("n", "baseline"), [(32, 0.97), (100, 0.97), (1000, 0.5)])
 def test_smallest_drop_is_shown_four_times_in_five(n: int, baseline: float) -> None:
     drop = smallest_drop(n, baseline)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from evals import load_rows, run, tally
+from evals.models import Truncated
 from evals.page import collect
 from evals.page.collect import label
 from evals.rows import Row
@@ -40,6 +41,13 @@ def test_a_run_of_the_harness_is_read_whole(tmp_path):
     assert tally(found.rows)[0].n == 6
 
 
+def test_a_truncated_document_has_no_count_of_updates(tmp_path):
+    words = Words()
+    run(Truncated(Remembers(words, segment=50), 100), [Codes()], source(words), lengths=[300], n=2, folder=tmp_path)
+    (found,) = collect([tmp_path])
+    assert found.segment is None
+
+
 def test_old_rows_are_read_from_a_file_of_any_name(tmp_path):
     (found,) = collect([old(tmp_path / "docs" / "minilm-rmt.rows.jsonl")])
     assert (found.name, found.segment, found.costs) == ("minilm-rmt", None, ())
@@ -66,6 +74,9 @@ def test_lengths_of_one_model_are_put_together(tmp_path):
     assert [r.name for r in named] == ["one", "two"]
     again = old(tmp_path / "d" / "rows.jsonl", seed=1)  # the same cells under another seed do not mix
     assert [len(r.rows) for r in collect([short, again])] == [4, 4]
+    # nor do they by way of a third folder, which has the settings of one and the lengths of another
+    far = old(tmp_path / "e" / "rows.jsonl", length=1_000_000, seed=1)
+    assert [len(r.rows) for r in collect([short, far, old(tmp_path / "f" / "rows.jsonl", seed=1)])] == [8, 4]
 
 
 def test_names_are_told_apart(tmp_path):
@@ -99,6 +110,9 @@ def test_what_is_no_run_is_refused(tmp_path, content, said):
         ({"evidence": [[5, 70_000]]}, "evidence inside the document"),
         ({"length": "long"}, "expected a "),  # by the types, or by the check itself
         ({"score": "high"}, "expected a "),
+        ({"score": float("nan")}, "expected scores that are numbers, got nan"),
+        ({"score": float("inf")}, "expected scores that are numbers, got inf"),
+        ({"length": 0}, "expected a score"),
     ],
 )
 def test_rows_that_cannot_be_are_refused(tmp_path, change, said):

@@ -72,6 +72,14 @@ def test_bootstrap_p_is_small_for_a_shift_and_large_for_none():
         bootstrap_p([])
 
 
+def test_bootstrap_p_of_a_few_is_not_less_than_theirs():
+    assert [bootstrap_p([0.25] * n) for n in (1, 2, 4, 6)] == pytest.approx([1, 1 / 2, 1 / 8, 1 / 32])
+    assert bootstrap_p([0.5] * 6, [0, 0, 0, 1, 1, 1]) == 1 / 2  # two documents of three questions
+    assert bootstrap_p([0.0] * 30 + [1.0]) == 1  # as McNemar's of one pair
+    (made,) = compare([a_run("A", [row(score=0.75)]), a_run("B", [row(score=0.25)])])
+    assert (made.p_value, made.better) == (1, "")
+
+
 def test_bootstrap_p_holds_its_level():
     rng = np.random.default_rng(1)
     found = [bootstrap_p(list(rng.normal(0, 1, 40))) for _ in range(200)]

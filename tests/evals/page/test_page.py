@@ -189,6 +189,18 @@ def test_one_model_one_length_one_row(tmp_path):
     assert {href for href in only.hrefs if href[1:] not in only.ids} == set()
 
 
+def test_a_broken_run_may_have_controls_of_a_task_alone(tmp_path):
+    folder = run(tmp_path / "a", tasks=("qa1", "nats"), lengths=(1_000,), n=3)
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    kept = [line for line in lines if '"task":"nats"' not in line or '"control":"zeroed"' in line]
+    assert 1 < len(kept) < len(lines)
+    (folder / "rows.jsonl").write_text("\n".join(kept) + "\n")
+    said = page([folder])
+    assert 'id="results"' in said
+    assert 'id="nats"' not in said
+    Parsed(said)
+
+
 def test_a_run_of_ruler_gets_its_effective_length(tmp_path):
     tasks = GROUPS["ruler-offline"]
     folder = run(tmp_path / "a", tasks=tasks, lengths=(4096, 16384), n=4, half_life=3e4, controls=())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from evals import Model, run
+from evals.models.wording import rejoined
 from evals.tasks.base import Source
 from rmt import Reader
+from rmt.answers import continue_text
 from rmt.cli.models import reader
-from rmt.cli.recurrent import RecurrentModel
+from rmt.cli.recurrent import Recalled, RecurrentModel, StopTexts
 from rmt.errors import InputError
 from rmt.models import RMTForQuestionAnswering
 from tests.evals.models.texts import Plain
@@ -111,7 +115,7 @@ def test_what_is_generated_scores_as_greedy(speaks):
             behind = np.concatenate([prompt, said])
             best = memory.logits[0, -1] if not len(behind) else logits(model, behind, memory.memory)[-1]
             said = np.append(said, int(best.argmax()))
-        assert text == speaks.reader.tokenizer.decode(said, skip_special_tokens=True)
+        assert text == rejoined(speaks.reader.tokenizer.decode(said, skip_special_tokens=True))
         assert speaks.score(state, prompt, [said])[0].greedy
     stop = texts[1].split()[3]
     short = speaks.generate(state, prompts[1:2], 20, stop=(stop,))[0]
@@ -175,3 +179,62 @@ def test_the_harness_runs_it(speaks, tmp_path, method):
     text = Source(speaks.encode, speaks.decode, ids(2000), digest="x")
     cells = run(speaks, [Codes(method=method)], text, lengths=[60], n=2, folder=tmp_path)
     assert {cell.control for cell in cells} == {"memory", "zeroed", "shuffled", "swapped"}
+
+
+def test_a_row_that_ends_says_no_more_while_others_go_on():
+    """Rows are filled up with id 0, which many a tokenizer has a word for: "!" in GPT-2's and LLaMA 3's."""
+    words = plain()
+    ours = RecurrentModel(Reader(tiny.causal(segment_size=8), words, dtype="float32"))
+    (state,) = ours.read([Plain(np.asarray(tiny.content(1, 24, 24)[0]))])
+    prompts = [np.asarray(tiny.content(1, 3, seed)[0]) for seed in range(12)]
+    whole = [words.convert_tokens_to_ids(said.split()) for said in ours.generate(state, prompts, 8)]
+    end = whole[0][2]
+    assert any(end not in ids for ids in whole)
+    ours.reader.model.generation_config.eos_token_id = end
+    together = ours.generate(state, prompts, 8)
+    cut = [ids[: ids.index(end)] if end in ids else ids for ids in whole]
+    assert together == [words.decode(ids) for ids in cut]
+    assert together == [ours.generate(state, [prompt], 8)[0] for prompt in prompts]
+    after = torch.nn.functional.one_hot(torch.tensor(end), tiny.VOCAB).float()
+    assert ours.generate(Recalled(state.memory, after), [ids(0)], 8) == [""], "it goes on behind the end"
+
+
+def test_text_is_filled_up_with_its_end():
+    model = Reader(tiny.causal(segment_size=8), plain(), dtype="float32").model
+    memory = Reader(model, plain(), dtype="float32").read(np.asarray(tiny.content(1, 24, 24)[0]), progress=False)
+    prompts = [np.asarray(tiny.content(1, 3, seed)[0]) for seed in range(12)]
+    whole = continue_text(model, memory, prompts, max_new_tokens=8).tolist()
+    end = whole[0][2]
+    model.generation_config.eos_token_id = [end]
+    said = continue_text(model, memory, prompts, max_new_tokens=8).tolist()
+    at = [row.index(end) if end in row else 8 for row in whole]
+    assert min(at) < max(at)
+    assert said == [(row[:n] + [end] * 8)[:8] for row, n in zip(whole, at, strict=True)]
+
+
+def test_labels_may_have_punctuation(labels, monkeypatch):
+    names = ("living-room", "n,w", "Ann's", "up", "down", "left")
+    monkeypatch.setattr(labels.reader.model.config, "id2label", dict(enumerate(names)))
+    ours = RecurrentModel(labels.reader)
+    scores = ours.score(ours.initial(), ours.encode("Where?"), [ours.encode(" " + name) for name in names])
+    assert sum(np.exp([s.nats for s in scores])) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_generated_has_no_spaces_around_hyphens(speaks, monkeypatch):
+    uuid = "54c0a1b2-321e-4f00-9abc-0123456789ab"
+    said = speaks.encode(f"{uuid}. more")
+    assert " - " in speaks.decode(said)
+    monkeypatch.setattr("rmt.cli.recurrent.continue_text", lambda *_, **__: torch.from_numpy(said)[None])
+    (state,) = speaks.read([Plain(ids(41))])
+    assert speaks.generate(state, [ids(3)], len(said)) == [f"{uuid}. more"]
+    assert speaks.generate(state, [ids(3)], len(said), stop=("321e-4f",)) == ["54c0a1b2-"]
+    stopped = StopTexts(speaks.reader.tokenizer, 2, ("321e-4f",))
+    rows = torch.from_numpy(np.stack([np.append(ids(2), said), np.append(ids(2), said[::-1].copy())]))
+    assert stopped(rows, None).tolist() == [True, False]
+
+
+def plain() -> PreTrainedTokenizerFast:
+    """A word for each id, 0 with them."""
+    inner = Tokenizer(models.WordLevel({f"w{n}": n for n in range(tiny.VOCAB)}, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
