@@ -7,6 +7,7 @@ Rates are fractions in [0, 1]; only the printed form is in percent.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -237,8 +238,8 @@ def smallest_effect(n: int, baseline: float = 0.5, *, confidence: float = 0.95, 
     for name, value in (("baseline", baseline), ("confidence", confidence), ("power", power)):
         _check_open(name, value)
     level = (1 - confidence) / 2
-    critical = next((k for k in range(n + 1) if _binomial_tail(k, n, baseline) <= level), None)
-    if critical is None:
+    critical = bisect_left(range(n + 1), True, key=lambda k: _binomial_tail(k, n, baseline) <= level)
+    if critical > n:
         return math.inf
     low, high = baseline, 1.0
     for _ in range(60):
