@@ -3,8 +3,9 @@
 A question is asked of four memories. "memory" is that of its own document: the score. "zeroed" is the
 memory before reading: what the question alone gives away. "shuffled" is the right memory with its channels
 in another, fixed order: whether any memory of that size would do. "swapped" is the memory of another
-document of the same length whose answer differs: if the answer follows the memory, it is wrong here, and
-the rate falls below chance. Knows nothing of how a model reads; see ``evals.model``.
+document of the same length whose question has another answer: if the answer follows the memory, it is wrong
+here, but where that document happens to say the same of what is asked (of a yes or no often, of a place
+seldom). Knows nothing of how a model reads; see ``evals.model``.
 """
 
 from __future__ import annotations
@@ -108,8 +109,9 @@ def evaluate(
     equal length are read ``batch_size`` at a time; batches are the same whether or not a run was broken.
     A swapped memory comes from the nearest document in the list that has the task and in which no question
     of it has this answer (failing that, in which the question in the same place has another); a question
-    for which there is none gets no swapped row, so n of that cell is smaller. No memory is kept longer
-    than its batch.
+    for which there is none gets no swapped row, so n of that cell is smaller. A document with a method
+    ``gives_away(other)`` lends nothing to another of which that is true: it holds what answers its question. No memory
+    is kept longer than its batch.
 
     ``part`` (this process, of how many) shares the batches out among processes: each logs to a file of its own beside
     ``log`` and reads those of all, so what another has done is counted in ``progress`` and never done twice. ``wait``
@@ -285,6 +287,9 @@ def _lender(documents: Sequence[Document], same_length: Sequence[int], index: in
     place = [q.task for q in documents[index].questions[:number]].count(question.task)
     second_best = None
     for other in _outwards(same_length, same_length.index(index)):
+        gives_away = getattr(documents[other], "gives_away", None)
+        if gives_away is not None and gives_away(documents[index]):
+            continue
         answers = [q.answer for q in documents[other].questions if q.task == question.task]
         if answers and question.answer not in answers:
             return other

@@ -147,6 +147,17 @@ def _titled(title: str, sentences: list[str]) -> str:
     return f"{title}\n{''.join(sentences)}"
 
 
+@dataclass(frozen=True)
+class Pages(RulerDocument):
+    """Paragraphs; ``needed``: those that hold the answer."""
+
+    needed: tuple[int, ...] = ()
+
+    def gives_away(self, other: Any) -> bool:
+        """Whether it holds a paragraph that answers ``other``, so that its memory is no control of it."""
+        return isinstance(other, Pages) and not self.background.holds.isdisjoint(other.needed)
+
+
 class _Paragraphs:
     """Token ids of paragraphs, made when asked for; lengths are remembered, of ids the last few thousand."""
 
@@ -173,6 +184,7 @@ class _Stack:
 
     def __init__(self, paragraphs: _Paragraphs, order: list[int], room: int) -> None:
         self.paragraphs, self.order, self.room = paragraphs, order, room
+        self.holds = frozenset(order)
         lengths = [len(paragraphs.head(n)) + paragraphs.length(number) for n, number in enumerate(order, start=1)]
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -228,4 +240,5 @@ def _document(plan: Plan, asked: Asked, paragraphs: _Paragraphs) -> RulerDocumen
         evidence=tuple(span for span, number in zip(ranges, order, strict=True) if number in asked.needed),
     )
     inserts = (Insert(0, "", header, False),) if len(header) else ()
-    return RulerDocument(plan.length, inserts, (question,), stack, 0, plan.index, plan.recipe(plan.settings["file"]))
+    recipe = plan.recipe(plan.settings["file"])
+    return Pages(plan.length, inserts, (question,), stack, 0, plan.index, recipe, needed=asked.needed)
