@@ -136,7 +136,9 @@ def rescore(
         rows = evals.load_rows(path)
         again = [
             replace(row, scorer=name, score=scorers.score(name, row.answered, row.expected, row.asked))
-            if (name := scorers.of_task(scorer, row.task) or row.scorer) and isinstance(row.answered, str)
+            if (name := scorers.of_task(scorer, row.task) or row.scorer)
+            and isinstance(row.expected, tuple)
+            and isinstance(row.answered, str)
             else row
             for row in rows
         ]

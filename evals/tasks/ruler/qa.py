@@ -149,13 +149,14 @@ def _titled(title: str, sentences: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Pages(RulerDocument):
-    """Paragraphs; ``needed``: those that hold the answer."""
+    """Paragraphs; ``needed``: those that hold the answer; ``holds``: all there are."""
 
     needed: tuple[int, ...] = ()
+    holds: frozenset[int] = frozenset()
 
     def gives_away(self, other: Any) -> bool:
         """Whether it holds a paragraph that answers ``other``, so that its memory is no control of it."""
-        return isinstance(other, Pages) and not self.background.holds.isdisjoint(other.needed)
+        return isinstance(other, Pages) and not self.holds.isdisjoint(other.needed)
 
 
 class _Paragraphs:
@@ -184,7 +185,6 @@ class _Stack:
 
     def __init__(self, paragraphs: _Paragraphs, order: list[int], room: int) -> None:
         self.paragraphs, self.order, self.room = paragraphs, order, room
-        self.holds = frozenset(order)
         lengths = [len(paragraphs.head(n)) + paragraphs.length(number) for n, number in enumerate(order, start=1)]
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -241,4 +241,6 @@ def _document(plan: Plan, asked: Asked, paragraphs: _Paragraphs) -> RulerDocumen
     )
     inserts = (Insert(0, "", header, False),) if len(header) else ()
     recipe = plan.recipe(plan.settings["file"])
-    return Pages(plan.length, inserts, (question,), stack, 0, plan.index, recipe, needed=asked.needed)
+    return Pages(
+        plan.length, inserts, (question,), stack, 0, plan.index, recipe, needed=asked.needed, holds=frozenset(order)
+    )
