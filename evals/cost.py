@@ -45,8 +45,10 @@ def log_cost(path: str | os.PathLike[str], cost: Cost, part: int = 0) -> None:
     """Append one line; ``part`` as in ``evals.rows``."""
     file = part_path(path, part)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(asdict(cost)) + "\n")
+    with file.open("ab+") as lines:
+        if lines.tell() and (lines.seek(-1, os.SEEK_END), lines.read(1))[1] != b"\n":
+            lines.write(b"\n")  # a process was killed in the middle of a line, which must not take this one with it
+        lines.write(json.dumps(asdict(cost)).encode() + b"\n")
 
 
 def load_costs(path: str | os.PathLike[str]) -> list[Cost]:

@@ -3,8 +3,9 @@
 A question is asked of four memories. "memory" is that of its own document: the score. "zeroed" is the
 memory before reading: what the question alone gives away. "shuffled" is the right memory with its channels
 in another, fixed order: whether any memory of that size would do. "swapped" is the memory of another
-document of the same length whose answer differs: if the answer follows the memory, it is wrong here, and
-the rate falls below chance. Knows nothing of how a model reads; see ``evals.model``.
+document of the same length whose question has another answer: if the answer follows the memory, it is wrong
+here, but where that document happens to say the same of what is asked (of a yes or no often, of a place
+seldom). Knows nothing of how a model reads; see ``evals.model``.
 """
 
 from __future__ import annotations
@@ -108,8 +109,9 @@ def evaluate(
     equal length are read ``batch_size`` at a time; batches are the same whether or not a run was broken.
     A swapped memory comes from the nearest document in the list that has the task and in which no question
     of it has this answer (failing that, in which the question in the same place has another); a question
-    for which there is none gets no swapped row, so n of that cell is smaller. No memory is kept longer
-    than its batch.
+    for which there is none gets no swapped row, so n of that cell is smaller. A document with a method
+    ``gives_away(other)`` lends nothing to another of which that is true: it holds what answers its question. No memory
+    is kept longer than its batch.
 
     ``part`` (this process, of how many) shares the batches out among processes: each logs to a file of its own beside
     ``log`` and reads those of all, so what another has done is counted in ``progress`` and never done twice. ``wait``
@@ -120,7 +122,7 @@ def evaluate(
     returns a wrong number of tokens, or a log of another model or other settings.
     """
     items = list(documents)
-    _check_request(items, controls, batch_size)
+    _check_request(items, controls, batch_size, part)
     plan = _plan(items, controls)
     digests = _Digests(items)
     batches = _batches(items, batch_size)
@@ -129,6 +131,7 @@ def evaluate(
         def done(batch: Sequence[int]) -> bool:
             return all(rows.get(_key(ask, digests)) is not None for index in batch for ask in plan[index])
 
+        going = list(range(len(batches)))  # that are not known to be done, whichever process does them
         for number in range(part[0], len(batches), part[1]):
             batch = batches[number]
             if not done(batch):
@@ -137,8 +140,8 @@ def evaluate(
                     log_cost(cost_path(log), cost, part[0])
             if progress is not None:
                 rows.refresh()
-                finished = batches[: number + 1] if part[1] == 1 else [batch for batch in batches if done(batch)]
-                progress(_progress(items, finished, items[batch[0]].length))
+                going = [other for other in going if (other > number if part[1] == 1 else not done(batches[other]))]
+                progress(_progress(items, [batches[other] for other in going], items[batch[0]].length))
         if wait is not None:
             wait()
             rows.refresh()
@@ -146,10 +149,11 @@ def evaluate(
     return tally(row for row in answered if row is not None)
 
 
-def _progress(documents: Sequence[Document], finished: Sequence[Sequence[int]], length: int) -> Progress:
-    done = [index for batch in finished for index in batch]
-    tokens = sum(documents[index].length for index in done)
-    return Progress(len(done), len(documents), tokens, sum(document.length for document in documents), length)
+def _progress(documents: Sequence[Document], going: Sequence[Sequence[int]], length: int) -> Progress:
+    left = [index for batch in going for index in batch]
+    tokens = sum(document.length for document in documents)
+    missing = sum(documents[index].length for index in left)
+    return Progress(len(documents) - len(left), len(documents), tokens - missing, tokens, length)
 
 
 def tally(rows: Iterable[Row]) -> list[Cell]:
@@ -172,10 +176,14 @@ def _cell(task: str, length: int, control: str, values: Sequence[float], rows: S
 
 
 def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
-    """McNemar's exact test of the score against ``control`` on the same questions, per (task, length)."""
+    """McNemar's exact test of the score against ``control`` on the same questions, per (task, length).
+
+    Right is what is fully right. Nats a token are neither right nor wrong and left out; ``evals.tasks.perplexity.gain``
+    compares them.
+    """
     pairs: dict[tuple[str, int], dict[tuple[str, int], dict[str, bool]]] = {}
     for row in rows:
-        if row.control in (MEMORY, control):
+        if row.control in (MEMORY, control) and row.scorer != "value":
             questions = pairs.setdefault((row.task, row.length), {})
             questions.setdefault((row.digest, row.question), {})[row.control] = row.correct
     results = {}
@@ -231,7 +239,9 @@ class _Digests:
         return self._known[index]
 
 
-def _check_request(documents: Sequence[Document], controls: Sequence[str], batch_size: int) -> None:
+def _check_request(
+    documents: Sequence[Document], controls: Sequence[str], batch_size: int, part: tuple[int, int]
+) -> None:
     unknown = [control for control in controls if control not in CONTROLS]
     if unknown:
         raise ValueError(f"expected controls out of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out")
@@ -239,6 +249,8 @@ def _check_request(documents: Sequence[Document], controls: Sequence[str], batch
         raise ValueError(f"expected documents with questions, got {len(documents)} without; give at least one")
     if batch_size < 1:
         raise ValueError(f"expected a batch size of at least 1, got {batch_size}; 1 reads one document at a time")
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(f"part: expected this process, from 0, and how many there are, got {part}; (0, 1) is alone")
 
 
 def _plan(documents: Sequence[Document], controls: Sequence[str]) -> list[list[_Ask]]:
@@ -275,6 +287,9 @@ def _lender(documents: Sequence[Document], same_length: Sequence[int], index: in
     place = [q.task for q in documents[index].questions[:number]].count(question.task)
     second_best = None
     for other in _outwards(same_length, same_length.index(index)):
+        gives_away = getattr(documents[other], "gives_away", None)
+        if gives_away is not None and gives_away(documents[index]):
+            continue
         answers = [q.answer for q in documents[other].questions if q.task == question.task]
         if answers and question.answer not in answers:
             return other
@@ -350,7 +365,10 @@ def _answer_batch(
 
 
 def _answers(model: MemoryModel[State], state: State, questions: Sequence[Question]) -> list[Any]:
-    answers = [answer if isinstance(answer, str | float) else int(answer) for answer in model.answer(state, questions)]
+    answers = [
+        answer if isinstance(answer, str | float) else float(answer) if isinstance(answer, np.floating) else int(answer)
+        for answer in model.answer(state, questions)
+    ]
     if len(answers) != len(questions):
         raise ValueError(f"expected {len(questions)} answers, got {len(answers)}; answer returns one for each question")
     return answers

@@ -87,7 +87,7 @@ class RowLog:
         self._all = path
         self.path = None if path is None else part_path(path, part)
         self._rows: dict[tuple[str, int, str, str], Row] = {}
-        self._sizes: dict[Path, int] = {}
+        self._ends: dict[Path, int] = {}  # how far the files of other processes have been read
         self._file: int | None = None
         if path is None or self.path is None:
             return
@@ -104,13 +104,12 @@ class RowLog:
     def refresh(self) -> None:
         """Take in what other processes have answered meanwhile."""
         for file in [] if self._all is None else part_paths(self._all):
-            if file != self.path and self._sizes.get(file) != (size := file.stat().st_size):
-                self._take(file)
-                self._sizes[file] = size
+            if file != self.path and self._ends.get(file, 0) < file.stat().st_size:
+                self._ends[file] = self._take(file, self._ends.get(file, 0))[1]
 
-    def _take(self, file: Path) -> tuple[bool, int]:
-        """The rows of one file: whether it has a header, and where its next row belongs."""
-        found, rows, end = _read(file)
+    def _take(self, file: Path, begin: int = 0) -> tuple[bool, int]:
+        """The rows of one file from byte ``begin`` on: whether its header is there, and where its next row belongs."""
+        found, rows, end = _read(file, begin)
         if found is not None:
             _check_header(file, found, self._header)
         self._rows.update((row.key, row) for row in rows)
@@ -161,17 +160,20 @@ def part_paths(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def load_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """All whole rows of a run, in the order written, those of further processes behind; each answer once.
+    """All whole rows of a run, in the order written, those of further processes behind; each question once a control.
+
+    A run that went on with more documents may lend a question another memory than before (swapped): the later row is
+    taken, so that no question counts twice.
 
     ValueError if there are none or it is not such a file.
     """
     files = part_paths(path)
     if not files:
         raise ValueError(f"{path}: expected a file of rows, got nothing there; run the evaluation first")
-    rows: dict[tuple[str, int, str, str], Row] = {}
+    rows: dict[tuple[str, int, str], Row] = {}
     for file in files:
         for row in _read(file)[1]:
-            rows.setdefault(row.key, row)
+            rows[row.digest, row.question, row.control] = row
     return list(rows.values())
 
 
@@ -211,28 +213,28 @@ def _check_header(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
     raise ValueError(f"{path}: expected {what}; name another file, or remove this one to start again")
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, list[Row], int]:
-    """Header (None for a new file), whole rows, and the byte at which the next row belongs."""
+def _read(path: Path, begin: int = 0) -> tuple[dict[str, Any] | None, list[Row], int]:
+    """Header (None for a new file, or behind it), whole rows from byte ``begin`` on, and where the next row belongs."""
     header: dict[str, Any] | None = None
     rows: list[Row] = []
-    end = 0
+    end = begin
     if not path.exists():
         return header, rows, end
-    size = path.stat().st_size
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            last = end + len(line) == size
+        file.seek(begin)
+        for number, line in enumerate(file, start=1 if begin == 0 else 2):
             try:
-                record = json.loads(line)
                 if not line.endswith(b"\n"):
                     raise ValueError("half a line")
+                record = json.loads(line)
                 if number == 1:
                     header = _as_header(record)
                 else:
                     rows.append(_as_row(record))
             except (ValueError, TypeError):
-                # Cut off only what a killed writer of ours can leave; some other file is never overwritten.
-                if last and not line.endswith(b"\n") and (number > 1 or _starts_header(line)):
+                # Cut off only what a killed writer of ours can leave; some other file is never overwritten. Only the
+                # last line can want its end, whatever size a file has that another process writes meanwhile.
+                if not line.endswith(b"\n") and (number > 1 or _starts_header(line)):
                     break
                 raise ValueError(
                     f"{path}: expected a row of {FORMAT} in line {number}, got something else; "

@@ -44,6 +44,15 @@ def find(name: str) -> Scorer:
     return scorer
 
 
+def of_task(name: str, task: str) -> str:
+    """The scorer ``name`` for rows of ``task``: BABILong's need to know whose labels count, if it is not said."""
+    if name not in ("babilong", "babilong_words"):
+        return name
+    from evals.tasks.babilong_scoring import LABELS
+
+    return f"{name}:{task}" if task in LABELS else name
+
+
 def score(name: str, answered: Any, answers: Sequence[str], asked: str) -> float:
     """What the scorer ``name`` makes of ``answered``."""
     return float(find(name)(answered, answers, asked))

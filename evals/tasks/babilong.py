@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,7 @@ ALIGN = ("sentence", "token")
 SCORERS = {"strict": "babilong:{}", "words": "babilong_words:{}", "loose": "babilong_loose"}
 MAX_TOKENS = 20  # max_new_tokens of the benchmark's script, which stops at nothing else
 TOKENS_A_FACT = 8  # the benchmark leaves out stories with more facts than the text has room for at this many tokens
+_HELD = 2  # texts of the dataset whose tokens are held; they may have ten million
 _TRIES = 1000  # stories drawn until one fits
 _WINDOW = 256  # tokens in which the end of a sentence is looked for
 _CLOSING = "”’)]"  # a straight quotation mark may open the next sentence
@@ -196,13 +197,29 @@ class BABILong:
             raise ValueError(
                 f"{self.hub}: expected {first + count:,} documents of {self.name}, got {len(rows):,}; ask for fewer"
             )
-        return (self._row(source, length, n, rows[n]) for n in range(first, first + count))
+        head = "" if source.bare else before(self.number)
+        encode = lru_cache(maxsize=_HELD)(lambda n: source.encode(head + rows[n]["input"].strip()))
+        return (self._row(source, length, n, rows[n], partial(encode, n)) for n in range(first, first + count))
 
-    def _row(self, source: Source, length: int, index: int, row: Mapping[str, str]) -> HubDocument:
-        text = row["input"].strip()
-        ids = source.encode(text if source.bare else before(self.number) + text)
+    def _row(
+        self, source: Source, length: int, index: int, row: Mapping[str, str], ids: Callable[[], np.ndarray]
+    ) -> HubDocument:
+        text = _Stored(ids)
         asked = self._question(source, row["question"].strip(), row["target"].strip())
-        return HubDocument(len(ids), (), (asked,), ids, 0, index, nominal=length)
+        return HubDocument(len(text), (), (asked,), text, 0, index, nominal=length)
+
+
+class _Stored:
+    """The tokens of a text of the dataset, made again where others were read since: a background of ``Document``."""
+
+    def __init__(self, ids: Callable[[], np.ndarray]) -> None:
+        self._ids, self._length = ids, len(ids())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice, /) -> np.ndarray:
+        return self._ids()[part]
 
 
 class _Ends:

@@ -93,6 +93,8 @@ class MemoryTasks:
                 f"tiled), got {len(self.background):,}; give more text or ask for a shorter document"
             )
         people = self.distractors + sum(t != "reasoning" for t in self.tasks)
+        if self.distractors < 0:
+            raise ValueError(f"distractors: expected at least 0, got {self.distractors}; 0 hides the facts alone")
         if people > len(PEOPLE):
             raise ValueError(f"distractors: expected at most {len(PEOPLE)} people in all, got {people}")
 

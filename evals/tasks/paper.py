@@ -69,8 +69,9 @@ def _asked(source: Source, question: Any, inserts: tuple[Insert, ...]) -> Questi
         question.text,
         source.encode(said),
         (place,),
-        scorer="first_word",
+        scorer="needle_place",  # one place, and no other beside it
         choices=PLACES,
-        max_tokens=8,
+        # A model that was trained to answer has learned the answer alone, not to stop behind it.
+        max_tokens=max(len(source.encode(" " + name)) for name in PLACES) if source.bare else 8,
         evidence=evidence,
     )

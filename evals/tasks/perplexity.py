@@ -1,8 +1,8 @@
 """Perplexity over length: does the memory of a text help with what comes next in it?
 
 A document is a stretch of the background, the question its next tokens: how many nats each of them costs behind the
-memory of the document, behind no memory (zeroed) and behind the memory of another stretch (swapped). ``gain`` is the
-difference: what the memory is worth.
+memory of the document, behind no memory (zeroed) and behind the memory of another stretch, in which they are not
+(swapped). ``gain`` is the difference: what the memory is worth.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ from evals.tasks.documents import Document
 from evals.tasks.haystack import check
 
 _TURN = (5**0.5 - 1) / 2  # steps of the golden ratio keep starts apart, however many there are
+
+
+@dataclass(frozen=True)
+class Stretch(Document):
+    """A stretch of the background; ``scored``: where in the background what is asked begins and ends."""
+
+    scored: tuple[int, int] = (0, 0)
+
+    def gives_away(self, other: Document) -> bool:
+        """Whether it holds some of what ``other`` is asked, so that its memory is no control of it."""
+        begin, end = other.scored if isinstance(other, Stretch) else (0, 0)
+        return self.start < end and begin < self.start + self.length
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,9 @@ class Perplexity:
             method="nats",
             continuation=np.asarray(source.background[behind : behind + self.span], dtype=np.int64),
         )
-        return Document(length, (), (question,), source.background, start, index)
+        return Stretch(
+            length, (), (question,), source.background, start, index, scored=(start + length, behind + self.span)
+        )
 
 
 @dataclass(frozen=True)

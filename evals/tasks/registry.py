@@ -92,7 +92,7 @@ def names(group: str) -> tuple[str, ...]:
 def create(spec: str) -> Task:
     """A task by its name, with settings behind a colon: ``needle:needles=4,depths=11``.
 
-    Raises ValueError on an unknown name or setting, or a value that the task refuses.
+    Raises ValueError on an unknown name or setting, a value of another type, or one that the task refuses.
     """
     name, _, options = spec.partition(":")
     if name not in TASKS:
@@ -105,7 +105,8 @@ def create(spec: str) -> Task:
     if unknown := sorted(set(chosen) - set(known)):
         among = f"settings out of {', '.join(known)}" if known else "no settings"
         raise ValueError(f"{name}: expected {among}, got {', '.join(unknown)}; leave it out")
-    task: Task = cls(**fixed, **chosen)
+    types = {field.name: str(field.type) for field in fields(cls)}
+    task: Task = cls(**fixed, **{key: _value(spec, key, text, types[key]) for key, text in chosen.items()})
     return task
 
 
@@ -118,11 +119,25 @@ def options_of(name: str) -> tuple[str, ...]:
     )
 
 
-def _option(spec: str, part: str) -> tuple[str, Any]:
+def _option(spec: str, part: str) -> tuple[str, str]:
     key, equals, value = part.partition("=")
     if not equals:
         raise ValueError(f"{spec}: expected settings as name=value, got {part!r}; write it so")
+    return key.strip(), value.strip()
+
+
+def _value(spec: str, key: str, text: str, kind: str) -> Any:
+    """What a setting's text says, as the type that its field states ("int | None")."""
+    kinds = kind.split(" | ")
     try:
-        return key.strip(), ast.literal_eval(value.strip())
+        value = ast.literal_eval(text.capitalize() if text.lower() in ("true", "false", "none") else text)
     except (ValueError, SyntaxError):
-        return key.strip(), value.strip()
+        value = text
+    if "str" in kinds:
+        return value if isinstance(value, str) else text  # a folder may be called 2024
+    found = type(value).__name__.replace("NoneType", "None")
+    if found not in kinds and not (found == "int" and "float" in kinds):
+        said = {"int": "a whole number", "float": "a number", "bool": "true or false", "None": "none"}
+        wanted = " or ".join(said[name] for name in kinds)
+        raise ValueError(f"{spec}: expected {wanted} for {key}, got {text!r}; write {key}=VALUE so")
+    return value

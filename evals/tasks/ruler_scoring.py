@@ -93,6 +93,6 @@ def _percent(scores: Mapping[int, float] | Iterable[Cell], tasks: Sequence[str])
     given = scores if isinstance(scores, Mapping) else averages(scores, tasks)
     if not given:
         raise ValueError("scores: expected at least one length, got none; give cells of the tasks, or per cent")
-    if 0 < max(given.values()) <= 1:
+    if isinstance(scores, Mapping) and 0 < max(given.values()) <= 1:  # of cells they are per cent, however low
         raise ValueError(f"scores: expected per cent, got {max(given.values())} at most; multiply shares by 100")
     return given

@@ -28,9 +28,13 @@ def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
         number = part.strip()
         unit = units.get(number[-1:], 1)
         digits = number[:-1] if unit > 1 else number
-        if not digits.replace("_", "").isdigit() or not int(digits):
+        try:
+            size = int(digits) * unit
+        except ValueError:
+            size = 0
+        if size < 1:
             raise InputError(f"{option}: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so")
-        sizes.append(int(digits) * unit)
+        sizes.append(size)
     return list(dict.fromkeys(sizes))
 
 

@@ -31,7 +31,7 @@ def memory(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for results.json, the plot and the log.")] = Path("out/memory"),
     distractors: Annotated[int, typer.Option(min=0, help="Facts about other people, each document.")] = 2,
-    seed: Annotated[int, typer.Option(help="Other documents for another seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Other documents for another seed.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Documents side by side, where the model can.")] = 1,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     executor: Annotated[str, typer.Option(help=EXECUTOR_HELP)] = "auto",

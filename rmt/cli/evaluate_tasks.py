@@ -122,6 +122,8 @@ def rescore(
 ) -> None:
     """Score the answers of a run again, from its log alone; nothing is read and the log stays as it is.
 
+    Labels and numbers (nats a token) are no text to score: they stay as they are.
+
     \b
     Examples:
       rmt eval rescore out/run --scorer babilong_loose
@@ -134,7 +136,9 @@ def rescore(
         rows = evals.load_rows(path)
         again = [
             replace(row, scorer=name, score=scorers.score(name, row.answered, row.expected, row.asked))
-            if (name := scorer or row.scorer) and isinstance(row.expected, tuple)
+            if (name := scorers.of_task(scorer, row.task) or row.scorer)
+            and isinstance(row.expected, tuple)
+            and isinstance(row.answered, str)
             else row
             for row in rows
         ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from evals import (
     paired,
     tally,
 )
+from evals.cost import Cost, load_costs, log_cost
 from evals.memory_eval import document_digest
+from evals.rows import RowLog
 
 from .fakes import PLACES, Killed, Scanner, Text, document, documents
 
@@ -312,3 +315,73 @@ def test_half_a_surrogate_pair_is_kept(tmp_path) -> None:
     with RowLog(tmp_path / "rows.jsonl", "m", {}) as log:
         log.append(row)
     assert load_rows(tmp_path / "rows.jsonl") == [row]
+
+
+def test_more_documents_lend_another_memory_but_count_each_question_once(tmp_path: Path) -> None:
+    answers = [0, 1, 2, 2, 3, 4]  # the fourth borrows from the second while it is the last, else from the fifth
+    texts = [document(40, 100 + seed, {"memorize": answer}) for seed, answer in enumerate(answers)]
+    log = tmp_path / "rows.jsonl"
+    evaluate(Scanner(), texts[:4], log=log)
+    cells = evaluate(Scanner(), texts, log=log)
+    assert tally(load_rows(log)) == cells
+    assert {cell.n for cell in cells} == {6}
+
+
+def test_rows_that_another_process_writes_meanwhile_are_taken_up_to_the_last_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "rows.jsonl"
+    with RowLog(log, "m", {}, part=0) as mine, RowLog(log, "m", {}, part=1) as theirs:
+        for number in range(3):
+            theirs.append(Row("t", 9, "memory", number, 0, f"d{number}", f"d{number}", 1, 1))
+        file = tmp_path / "rows-1.jsonl"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-5])
+        opened = Path.open
+
+        def grows(path: Path, mode: str = "r") -> Any:  # between a look at its size and the reading of it
+            with open(file, "wb") as lines:
+                lines.write(whole + whole.splitlines()[-1].replace(b"d2", b"d3")[:-5])
+            return opened(path, mode)
+
+        monkeypatch.setattr(Path, "open", grows)
+        mine.refresh()
+        assert [mine.get((f"d{n}", 0, "memory", f"d{n}")) is None for n in range(4)] == [False, False, False, True]
+        monkeypatch.undo()
+        read: list[int] = []
+        monkeypatch.setattr("evals.rows._as_row", lambda record: read.append(1) or Row(**record))
+        with file.open("ab") as lines:
+            lines.write(whole.splitlines()[-1].replace(b"d2", b"d3")[-5:] + b"\n")
+        mine.refresh()
+        assert len(read) == 1  # what was read once is not read again
+        assert mine.get(("d3", 0, "memory", "d3")) is not None
+
+
+def test_numbers_of_numpy_are_kept_as_they_are(tmp_path: Path) -> None:
+    class Half(Scanner):
+        def answer(self, state: np.ndarray, questions: Any) -> list[Any]:
+            return [np.float32(2.5) for _ in questions]
+
+    evaluate(Half(), documents((40,), 2), log=tmp_path / "rows.jsonl", controls=[])
+    assert {row.answered for row in load_rows(tmp_path / "rows.jsonl")} == {2.5}
+
+
+def test_nats_are_neither_right_nor_wrong() -> None:
+    rows = [Row("t", 9, control, 0, 0, "d", "d", ("x",), 2.0, 2.0, "value") for control in ("memory", "zeroed")]
+    assert paired(rows) == {}
+
+
+@pytest.mark.parametrize("part", [(2, 2), (0, 0), (-1, 2)])
+def test_a_part_that_is_none_is_refused(part: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="part: expected this process"):
+        evaluate(Scanner(), documents(), part=part)
+
+
+def test_half_a_line_of_costs_takes_no_other_with_it(tmp_path: Path) -> None:
+    cost = Cost(9, 1, 0.5, 0.5, 4, 1 << 20)
+    for _ in range(2):
+        log_cost(tmp_path / "cost.jsonl", cost)
+    with (tmp_path / "cost.jsonl").open("ab") as lines:
+        lines.write(b'{"length": 9, "doc')
+    log_cost(tmp_path / "cost.jsonl", cost)
+    assert load_costs(tmp_path / "cost.jsonl") == [cost] * 3

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from evals import run
+from evals import load_rows, run
 from evals.tasks.registry import create
 from evals.tasks.ruler import QuestionAnswering
 from tests.evals.test_ruler_documents import source
@@ -152,3 +152,16 @@ def test_the_runner_takes_them(tmp_path):
     )
     assert {cell.task for cell in cells} == {"qa_1", "vt", "cwe", "niah_single_2"}
     assert all(cell.rate == 0 for cell in cells)
+
+
+def test_a_document_that_holds_the_answering_paragraph_is_never_swapped_in(tmp_path):
+    words = Words()
+    task = QuestionAnswering("qa_1", squad(tmp_path / "dev.json"))
+    made = list(task.documents(words_source(words), 200, 12))
+    told = {document.questions[0].text: words.decode(document.tokens()) for document in made}
+    run(Remembers(words), [task], words_source(words), lengths=[200], n=12, folder=tmp_path / "run")
+    rows = load_rows(tmp_path / "run" / "rows.jsonl")
+    asked = {row.digest: row.asked for row in rows}
+    swapped = [row for row in rows if row.control == "swapped"]
+    assert swapped
+    assert not any(f"built in {row.expected[0]}." in told[asked[row.source]] for row in swapped)

@@ -149,3 +149,9 @@ def test_what_the_benchmarks_recall_accepts_and_rejects():
         assert string_match_all(said, wanted) == 0
         assert string_match_part(said, wanted) == 0
     assert string_match_all("1234567. It was 1234567.", wanted) == 0.5  # said twice is found once
+
+
+def test_cells_of_a_model_that_is_hardly_ever_right_are_per_cent_too():
+    cells = [Cell("vt", 1000, "memory", 0.4, 100, 100, (0.4, *[0.0] * 99))]
+    assert effective_length(cells, tasks=("vt",)) is None
+    assert weighted_averages(cells, tasks=("vt",)) == (pytest.approx(0.4), pytest.approx(0.4))

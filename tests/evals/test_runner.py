@@ -131,3 +131,28 @@ def test_progress_is_of_the_whole_run_and_the_last_has_all_cells(tmp_path):
     assert seen[3:] == [4, 5, 6]
     assert waited == [True]
     assert [cell.n for cell in cells if cell.control == MEMORY] == [6]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("copy:filled=no", "expected true or false for filled, got 'no'"),
+        ("copy:items=true", "expected a whole number or none for items"),
+        ("copy:depth=start", "expected a number or none for depth"),
+        ("needle:needles=many", "expected a whole number for needles"),
+        ("needle:depths=2.5", "expected a whole number for depths"),
+        ("perplexity:span=x", "expected a whole number for span"),
+        ("paper:distractors=x", "expected a whole number for distractors"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        create(spec)
+
+
+def test_settings_have_the_types_of_their_fields():
+    assert create("copy:filled=false").settings()["filled"] is False
+    assert create("copy:filled=TRUE").settings()["filled"] is True
+    assert create("copy:items=none,depth=0").settings() == {**create("copy").settings(), "depth": 0}
+    assert create("needle:kind='places'") == create("needle:kind=places")
+    assert create("qa11:files=2024").files == "2024"

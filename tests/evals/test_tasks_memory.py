@@ -254,3 +254,8 @@ def test_a_million_tokens_are_made_as_they_are_read(tokens: Any) -> None:
     assert text.taken == 0
     assert len(document.tokens(999_900, 1_000_000)) == 100
     assert text.taken <= 100
+
+
+def test_fewer_than_no_distractors_are_refused(tokens: Any) -> None:
+    with pytest.raises(ValueError, match="expected at least 0, got -1"):
+        MemoryTasks(tokens, background(5000), 1000, distractors=-1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evals import scorers
 from evals.tasks.base import Task
 from evals.tasks.memory import PLACES, MemoryTasks
 from evals.tasks.paper import PaperTasks
@@ -42,3 +43,18 @@ def test_words_around_the_question_for_models_that_were_not_trained():
     assert words.decode(question.ids) == f"Question: {question.text} Answer with one word. Answer:"
     with pytest.raises(ValueError, match="expected some of"):
         next(PaperTasks("detect+nothing").documents(source(words, 3000), 500, 1))
+
+
+def test_an_answer_that_names_several_places_is_wrong():
+    words = Words()
+    for bare in (True, False):
+        (document,) = PaperTasks("detect").documents(source(words, 3000, bare=bare), 500, 1)
+        (question,) = document.questions
+        (place,) = question.answers
+        other = next(name for name in PLACES if name != place)
+        assert question.max_tokens == (1 if bare else 8)
+        for said, right in {
+            place: 1, f"{place.upper()}.": 1, f"in the {place}, of course": 1, f"{place} {other}": 0,
+            f"{place}. It may be the {other}.": 0, " ".join(PLACES): 0, question.text: 0, "": 0, other: 0,
+        }.items():  # fmt: skip
+            assert scorers.score(question.scorer, said, question.answers, question.text) == right, said

@@ -125,10 +125,24 @@ def test_what_cannot_be_made_is_refused():
     words = Words()
     with pytest.raises(ValueError, match=r"at least 344 tokens for a document of 200 \(text is never tiled\), got 300"):
         Perplexity().documents(source(words, 300), 200, 1)
-    assert len(list(Perplexity().documents(source(words, 328), 200, 1))) == 1
-    with pytest.raises(ValueError, match="expected more than 330 tokens for 9 different documents of 200"):
-        Perplexity().documents(source(words, 330), 200, 9)
+    assert len(list(Perplexity().documents(source(words, 344), 200, 1))) == 1
+    with pytest.raises(ValueError, match="expected more than 346 tokens for 9 different documents of 200"):
+        Perplexity().documents(source(words, 346), 200, 9)
     with pytest.raises(ValueError, match="span: expected at least 1"):
         Perplexity(span=0)
     with pytest.raises(ValueError, match="length: expected at least 1 token, got 0"):
         Perplexity().documents(source(words), 0, 1)
+
+
+def test_a_stretch_that_holds_what_is_scored_is_never_swapped_in(tmp_path):
+    words = Words()
+    text = source(words, 900)
+    made = list(Perplexity(span=5).documents(text, 400, 8))
+    known = {document.questions[0].text: set(document.tokens().tolist()) for document in made}
+    run(Follows(words), [Perplexity(span=5)], text, lengths=[400], n=8, folder=tmp_path)
+    rows = load_rows(tmp_path / "rows.jsonl")
+    start = {row.digest: row.expected[0] for row in rows}
+    scored = {document.questions[0].text: document.questions[0].continuation.tolist() for document in made}
+    swapped = [row for row in rows if row.control == "swapped"]
+    assert 4 <= len(swapped) <= 8
+    assert all(known[start[row.source]].isdisjoint(scored[start[row.digest]]) for row in swapped)

@@ -147,6 +147,18 @@ def _titled(title: str, sentences: list[str]) -> str:
     return f"{title}\n{''.join(sentences)}"
 
 
+@dataclass(frozen=True)
+class Pages(RulerDocument):
+    """Paragraphs; ``needed``: those that hold the answer; ``holds``: all there are."""
+
+    needed: tuple[int, ...] = ()
+    holds: frozenset[int] = frozenset()
+
+    def gives_away(self, other: Any) -> bool:
+        """Whether it holds a paragraph that answers ``other``, so that its memory is no control of it."""
+        return isinstance(other, Pages) and not self.holds.isdisjoint(other.needed)
+
+
 class _Paragraphs:
     """Token ids of paragraphs, made when asked for; lengths are remembered, of ids the last few thousand."""
 
@@ -228,4 +240,7 @@ def _document(plan: Plan, asked: Asked, paragraphs: _Paragraphs) -> RulerDocumen
         evidence=tuple(span for span, number in zip(ranges, order, strict=True) if number in asked.needed),
     )
     inserts = (Insert(0, "", header, False),) if len(header) else ()
-    return RulerDocument(plan.length, inserts, (question,), stack, 0, plan.index, plan.recipe(plan.settings["file"]))
+    recipe = plan.recipe(plan.settings["file"])
+    return Pages(
+        plan.length, inserts, (question,), stack, 0, plan.index, recipe, needed=asked.needed, holds=frozenset(order)
+    )

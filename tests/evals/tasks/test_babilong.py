@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -238,3 +240,22 @@ def test_settings_name_all_that_changes_documents_and_scores():
     assert len({json.dumps(dict(one), sort_keys=True) for one in said}) == 5
     assert BABILong(5).chance == 1 / 7
     assert BABILong(10).chance == 1 / 3
+
+
+def test_of_a_dataset_no_more_than_two_texts_are_held(dataset, monkeypatch):
+    words = Words()
+    monkeypatch.setattr("evals.tasks.babilong._load", lambda *_: [
+        {"input": f"The {n} th text.", "question": "Where is Mary?", "target": "office"} for n in range(20)
+    ])  # fmt: skip
+    held: list[weakref.ref] = []
+
+    def encode(text):
+        ids = words.encode(text)
+        if "text." in text:
+            held.append(weakref.ref(ids))
+        return ids
+
+    made = list(BABILong(1, hub=str(dataset)).documents(replace(source(words, bare=True), encode=encode), 4000, 20))
+    assert sum(ids() is not None for ids in held) <= 2
+    assert [words.decode(document.tokens()) for document in made] == [f"The {n} th text." for n in range(20)]
+    assert sum(ids() is not None for ids in held) <= 2

@@ -118,6 +118,9 @@ def test_evaluation(rmt, classifier, language_model, document, tmp_path):
     )
     assert one_line(rmt(*base, "--lengths", "4x"), "4x")
     assert one_line(rmt(*base, "--lengths", "0"), "--lengths")
+    for odd in ("²", "1__0", "_1k"):
+        assert one_line(rmt(*base, "--lengths", odd), odd)
+    assert rmt(*base, "--lengths", "300", "--seed", "-1").exit_code == 2
     assert one_line(rmt(*base, "--lengths", "100k"), "at least 100,000")
     assert one_line(rmt(*base, "--lengths", "300", "--tasks", "guess"), "guess")
     assert one_line(rmt(*base, "--lengths", "20"), "room for all facts")

@@ -14,6 +14,7 @@ import pytest
 
 from evals import load_rows
 from evals.cost import load_costs
+from evals.rows import Row, RowLog
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,3 +135,21 @@ def test_bad_input(rmt, classifier, document, tmp_path, arguments, message):
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.output.split())
     assert len(done.output.strip().splitlines()) == 1
+
+
+def test_rescoring_knows_the_labels_of_each_task_and_leaves_numbers_alone(rmt, tmp_path):
+    rows = [
+        # "maybe" is a label of task 10, and "nothing" of task 8, whatever task has "yes" or "milk" first.
+        Row("qa10", 9, "memory", 0, 0, "a", "a", ("yes",), "yes, maybe", 1.0, "babilong_loose", "Is Mary in the park?"),
+        Row("qa8", 9, "memory", 1, 0, "b", "b", ("milk",), "milk or nothing", 1.0, "babilong_loose", "What?"),
+        Row("perplexity", 9, "memory", 2, 0, "c", "c", ("text at 3",), 2.5, 2.5, "value", "text at 3"),
+    ]
+    with RowLog(tmp_path / "rows.jsonl", "m", {}) as log:
+        for row in rows:
+            log.append(row)
+    for scorer in ("babilong", "babilong_words"):
+        done = rmt("eval", "rescore", tmp_path, "--scorer", scorer, "--json")
+        cells = json.loads(done.stdout)["cells"]
+        assert [(c["task"], c["rate"], c["unit"]) for c in cells] == [
+            ("qa10", 0, "rate"), ("qa8", 0, "rate"), ("perplexity", 2.5, "nats"),
+        ]  # fmt: skip
