@@ -6,6 +6,7 @@ question is answered. A process that is killed leaves at most half a line, which
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -93,13 +94,19 @@ class RowLog:
             return
         if Path(path).is_dir():
             raise ValueError(f"{path}: expected a file for the rows, got a folder; name a file inside it")
-        self.refresh()
-        found, end = self._take(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, end)
-        if not found:
-            self._write(self._header)
+        try:
+            _lock(self._file, self.path)
+            self.refresh()
+            found, end = self._take(self.path)
+            os.ftruncate(self._file, end)
+            if not found:
+                self._write(self._header)
+        except BaseException:
+            os.close(self._file)
+            self._file = None
+            raise
 
     def refresh(self) -> None:
         """Take in what other processes have answered meanwhile."""
@@ -144,6 +151,16 @@ class RowLog:
         line = memoryview(text.encode(errors="backslashreplace"))  # half a surrogate pair, which a model may say
         while line:  # a short write happens on a full disk; the next one then says so
             line = line[os.write(self._file, line) :]
+
+
+def _lock(file: int, path: Path) -> None:
+    """Keep the file to this process until it is closed; where the file system knows no locks, go on without."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path}: expected no other process at work on this run, got one; wait, or stop it") from None
+    except OSError:
+        pass
 
 
 def part_path(path: str | os.PathLike[str], part: int) -> Path:

@@ -77,21 +77,29 @@ def run(
         **(about or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
+    told = False
+
+    def note(done: Progress) -> None:
+        """Describe the run when it has begun: its folder is its own by then, and a report of half a run has all."""
+        nonlocal told
+        if part[0] == 0 and not told:
+            _write(folder / "run.json", json.dumps(described, indent=2))
+            told = True
+        if progress is not None:
+            progress(done)
+
     answerer: MemoryModel[Any] = Answerer(model)  # type: ignore[assignment]  # of questions that say how
-    cells = evaluate(
+    return evaluate(
         answerer,
         documents(chosen, source, lengths, n),
         log=folder / "rows.jsonl",
         settings=settings,
         controls=[control for control in controls if control in model.controls],
         batch_size=batch_size,
-        progress=progress,
+        progress=note,
         part=part,
         wait=wait,
     )
-    if part[0] == 0:
-        _write(folder / "run.json", json.dumps(described, indent=2))
-    return cells
 
 
 def expand(tasks: Sequence[str | Task]) -> list[Task]:

@@ -179,8 +179,9 @@ def _belong(one: Run, other: Run, name: str) -> bool:
 
 
 def _joined(one: Run, other: Run) -> Run:
-    rows = {row.key: row for row in (*other.rows, *one.rows)}
-    order = dict.fromkeys(row.key for row in (*one.rows, *other.rows))
+    # Not by whose memory was swapped in: with more documents another one lends it, and a question would count twice.
+    rows = {row.key[:3]: row for row in (*other.rows, *one.rows)}
+    order = dict.fromkeys(row.key[:3] for row in (*one.rows, *other.rows))
     return replace(
         one,
         rows=tuple(rows[key] for key in order),

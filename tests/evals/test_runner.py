@@ -156,3 +156,17 @@ def test_settings_have_the_types_of_their_fields():
     assert create("copy:items=none,depth=0").settings() == {**create("copy").settings(), "depth": 0}
     assert create("needle:kind='places'") == create("needle:kind=places")
     assert create("qa11:files=2024").files == "2024"
+
+
+def test_a_run_is_one_process_at_a_time_and_describes_itself_when_it_begins(tmp_path):
+    words = Words()
+    text = source(words)
+
+    def again(done):
+        if done.documents == 1:
+            assert json.loads((tmp_path / "run.json").read_text())["model"] == "remembers"
+            with pytest.raises(ValueError, match="expected no other process at work on this run"):
+                run(Remembers(words), [Codes()], text, lengths=[300], n=3, folder=tmp_path)
+
+    cells = run(Remembers(words), [Codes()], text, lengths=[300], n=3, folder=tmp_path, progress=again)
+    assert run(Remembers(words), [Codes()], text, lengths=[300], n=3, folder=tmp_path) == cells

@@ -132,3 +132,17 @@ def test_the_rest_that_is_refused(tmp_path):
     (folder / "run.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected an object of JSON"):
         collect([folder])
+
+
+def test_a_question_counts_once_where_runs_of_different_size_are_joined(tmp_path):
+    from evals import run
+    from tests.evals.words import Codes, Remembers, Words, source
+
+    words = Words()
+    for name, n in (("few", 3), ("many", 9)):
+        run(Remembers(words), [Codes()], source(words), lengths=[300], n=n, folder=tmp_path / name)
+    (joined,) = collect([tmp_path / "few", tmp_path / "many"])
+    assert {control: sum(row.control == control for row in joined.rows) for control in ("memory", "swapped")} == {
+        "memory": 9,
+        "swapped": 9,
+    }
