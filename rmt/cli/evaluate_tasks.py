@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmt.cli.common import bad_input, bar, parse_lengths, write
+
+if TYPE_CHECKING:
+    import evals.rows
 
 MODELS_HELP = (
     "minilm-rmt, llama-rmt or a folder; truncate:MODEL,size=512 reads the last tokens only, retrieval:MODEL,k=5 the "
@@ -96,7 +99,8 @@ def run(
     if part[0] == 0:
         results = evals.to_json(cells, model=model, text=text, seed=seed, bare=bare)
         write(out / "results.json", results)
-        typer.echo(results if as_json else f"{evals.table(cells)}\n\n{out / 'rows.jsonl'}")
+        said = "\n".join([evals.table(cells), *_beyond(subject.answers, evals.load_rows(out / "rows.jsonl"))])
+        typer.echo(results if as_json else f"{said}\n\n{out / 'rows.jsonl'}")
 
 
 def tasks() -> None:
@@ -148,6 +152,21 @@ def rescore(
         typer.echo(json.dumps({**json.loads(evals.to_json(cells, scorer=scorer)), "changed": changed}, indent=2))
     else:
         typer.echo(f"{evals.table(cells)}\n\n{changed} of {len(rows)} scores changed")
+
+
+def _beyond(answers: tuple[str, ...] | None, rows: Sequence[evals.rows.Row]) -> list[str]:
+    """Tasks of which a model with a closed set of answers can give none that is right."""
+    if answers is None:
+        return []
+    able = {answer.lower() for answer in answers}
+    asked: dict[str, set[str]] = {}
+    for row in rows:
+        if isinstance(row.expected, tuple):
+            asked.setdefault(row.task, set()).update(answer.lower() for answer in row.expected)
+    never = [task for task, right in asked.items() if not right & able]
+    return (
+        [f"No right answer to {', '.join(never)} is among those of this model: {', '.join(answers)}."] if never else []
+    )
 
 
 def share() -> tuple[tuple[int, int], Callable[[], None] | None]:

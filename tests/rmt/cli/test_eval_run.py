@@ -63,6 +63,16 @@ def test_run_and_score_again(rmt, base, tmp_path):
     assert other.exit_code != 0  # a place is no number
 
 
+def test_a_task_beyond_the_answers_of_a_model_is_named(rmt, classifier, document, tmp_path):
+    base = ("--model", classifier, "--text", document, "--lengths", 300, "--n", 1, "--no-progress")
+    said = rmt("eval", "run", "qa5", "needle", "needle:kind=places", *base, "--out", tmp_path / "twice")
+    assert said.exit_code == 2
+    assert "expected each once, got needle twice" in said.output
+    said = rmt("eval", "run", "paper", "qa5", *base, "--out", tmp_path / "out")
+    assert said.exit_code == 0, said.output
+    assert "No right answer to qa5 is among those of this model: office, kitchen" in said.output
+
+
 def test_the_answers_are_those_of_the_labels(rmt, base, tmp_path):
     """The same documents, asked in words here and for a label by `rmt eval memory`."""
     arguments = base(tmp_path / "words", 4)
