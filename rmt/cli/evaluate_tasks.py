@@ -77,25 +77,27 @@ def run(
     with bad_input():
         out.mkdir(parents=True, exist_ok=True)
     tokens = out / f"text-{part[0]}.tokens"
-    with TokenFile.build(iter_text(text), scored.tokenizer(subject), tokens, source=text[:512]) as background:
-        bare = prompt == "bare" or (prompt == "auto" and scored.is_ours(subject))
-        source = Source(subject.encode, subject.decode, background, background.digest, seed, bare)
-        with bad_input(), bar(progress and part[0] == 0) as report:
-            cells = evals.run(
-                subject,
-                chosen,
-                source,
-                lengths=sizes,
-                n=n,
-                folder=out,
-                controls=wanted,
-                batch_size=batch_size,
-                about={"spec": model, "text": text},
-                progress=report,
-                part=part,
-                wait=wait,
-            )
-    tokens.unlink(missing_ok=True)
+    try:
+        with TokenFile.build(iter_text(text), scored.tokenizer(subject), tokens, source=text[:512]) as background:
+            bare = prompt == "bare" or (prompt == "auto" and scored.is_ours(subject))
+            source = Source(subject.encode, subject.decode, background, background.digest, seed, bare)
+            with bad_input(), bar(progress and part[0] == 0) as report:
+                cells = evals.run(
+                    subject,
+                    chosen,
+                    source,
+                    lengths=sizes,
+                    n=n,
+                    folder=out,
+                    controls=wanted,
+                    batch_size=batch_size,
+                    about={"spec": model, "text": text},
+                    progress=report,
+                    part=part,
+                    wait=wait,
+                )
+    finally:  # a refused run leaves no copy of the text behind
+        tokens.unlink(missing_ok=True)
     if part[0] == 0:
         results = evals.to_json(cells, model=model, text=text, seed=seed, bare=bare)
         write(out / "results.json", results)

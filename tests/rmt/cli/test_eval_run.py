@@ -145,6 +145,7 @@ def test_bad_input(rmt, classifier, document, tmp_path, arguments, message):
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.output.split())
     assert len(done.output.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("out/*.tokens"))
 
 
 def test_rescoring_knows_the_labels_of_each_task_and_leaves_numbers_alone(rmt, tmp_path):
