@@ -22,7 +22,7 @@ import numpy as np
 from evals.cost import Cost, cost_path, log_cost, peak_bytes
 from evals.model import Document, MemoryModel, Question, State
 from evals.rows import Row, RowLog
-from evals.scorers import score
+from evals.scorers import assess
 from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar
 
 MEMORY = "memory"
@@ -265,6 +265,8 @@ def _plan(documents: Sequence[Document], controls: Sequence[str]) -> list[list[_
     for control in (MEMORY, *(name for name in CONTROLS if name in controls)):
         for index, document in enumerate(documents):
             for number in range(len(document.questions)):
+                if control != MEMORY and not document.length:
+                    continue  # nothing was read, so there is no memory to take away
                 if control == "zeroed":
                     plan[index].append(_Ask(index, number, control, None))
                 elif control == "swapped":
@@ -366,7 +368,11 @@ def _answer_batch(
 
 def _answers(model: MemoryModel[State], state: State, questions: Sequence[Question]) -> list[Any]:
     answers = [
-        answer if isinstance(answer, str | float) else float(answer) if isinstance(answer, np.floating) else int(answer)
+        answer
+        if isinstance(answer, str | float | dict)
+        else float(answer)
+        if isinstance(answer, np.floating)
+        else int(answer)
         for answer in model.answer(state, questions)
     ]
     if len(answers) != len(questions):
@@ -380,5 +386,7 @@ def _row(ask: _Ask, question: Any, answer: Any, length: int, digests: _Digests) 
     scorer = getattr(question, "scorer", "")
     if not scorer:  # a label, right or wrong
         return row
-    scored = score(scorer, answer, question.answer if isinstance(question.answer, tuple) else (), question.text)
-    return replace(row, score=scored, scorer=scorer, asked=question.text, evidence=tuple(question.evidence))
+    scored = assess(scorer, answer, question.answer if isinstance(question.answer, tuple) else (), question.text)
+    detail = {**getattr(question, "about", {}), **scored.detail} or None
+    evidence = tuple(question.evidence)
+    return replace(row, score=scored.score, scorer=scorer, asked=question.text, evidence=evidence, detail=detail)

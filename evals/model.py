@@ -84,6 +84,30 @@ class Score:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How one text is drawn rather than taken greedily.
+
+    Attributes:
+        temperature: divides the logits; above 0.
+        top_p: the least set of most likely tokens with at least this much of the probability is drawn from (nucleus
+            sampling, Holtzman et al., arXiv 1904.09751).
+        seed: of this text alone: what is drawn does not depend on what is generated beside it, up to rounding.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature: expected more than 0, got {self.temperature}; leave sampling out for greedy"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected more than 0 and at most 1, got {self.top_p}; 0.95 is usual")
+
+
 @runtime_checkable
 class Model(Protocol[State]):
     """A model of text: reads tokens into a state, scores continuations of it, generates from it.
@@ -134,9 +158,17 @@ class Model(Protocol[State]):
         """
 
     def generate(
-        self, state: State, prompts: Sequence[Int[np.ndarray, " tokens"]], max_tokens: int, stop: Sequence[str] = ()
+        self,
+        state: State,
+        prompts: Sequence[Int[np.ndarray, " tokens"]],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        sampling: Sequence[Sampling] | None = None,
     ) -> Sequence[str]:
-        """Greedy text behind ``state`` and each prompt: at most ``max_tokens`` tokens, cut before a ``stop`` text."""
+        """Text behind ``state`` and each prompt: at most ``max_tokens`` tokens, cut before a ``stop`` text.
+
+        Greedy, or drawn as ``sampling`` says, one for each prompt. A model with a closed set of answers may ignore it.
+        """
 
     def shuffled(self, state: State, seed: int) -> State:
         """``state`` with its channels in the order of ``channel_order``; asked only where ``controls`` allows it."""

@@ -36,6 +36,7 @@ class Row:
         scorer: name of the scorer in ``evals.scorers``, so that the row can be scored again.
         asked: the question in words.
         evidence: token ranges [start, stop) of the document that hold what is needed to answer.
+        detail: what else the question and the scorer say: sizes, verdicts, further metrics; as JSON can hold it.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Row:
     scorer: str = ""
     asked: str = ""
     evidence: tuple[tuple[int, int], ...] = ()
+    detail: Mapping[str, Any] | None = None
 
     @property
     def value(self) -> float:

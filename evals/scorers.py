@@ -1,6 +1,7 @@
 """Scorers: from an answer and what was asked to a number, by the name that rows keep.
 
 A scorer is a function of the answered text, the right answers, and the question in words; 1 is fully right, 0 wrong.
+One that has more to say (a verdict, further metrics) returns ``Assessed``.
 Each task names its own. ``score`` finds it by name, so that rows can be scored again from a log. What stands behind a
 colon ("babilong:qa10") is handed to the scorer as its ``option``.
 """
@@ -8,12 +9,27 @@ colon ("babilong:qa10") is handed to the scorer as its ``option``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-Scorer = Callable[[Any, Sequence[str], str], float]
+
+@dataclass(frozen=True)
+class Assessed:
+    """A score and what else there is to say of an answer.
+
+    Attributes:
+        score: in [0, 1].
+        detail: further metrics and verdicts by name, as JSON can hold them; kept in the row.
+    """
+
+    score: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+Scorer = Callable[[Any, Sequence[str], str], float | Assessed]
 
 # Name of a scorer to "module:function"; modules are imported when a scorer is first used.
 SCORERS: dict[str, str] = {
@@ -53,9 +69,15 @@ def of_task(name: str, task: str) -> str:
     return f"{name}:{task}" if task in LABELS else name
 
 
-def score(name: str, answered: Any, answers: Sequence[str], asked: str) -> float:
+def assess(name: str, answered: Any, answers: Sequence[str], asked: str) -> Assessed:
     """What the scorer ``name`` makes of ``answered``."""
-    return float(find(name)(answered, answers, asked))
+    found = find(name)(answered, answers, asked)
+    return found if isinstance(found, Assessed) else Assessed(float(found))
+
+
+def score(name: str, answered: Any, answers: Sequence[str], asked: str) -> float:
+    """The score alone."""
+    return assess(name, answered, answers, asked).score
 
 
 def exact(answered: Any, answers: Sequence[str], asked: str = "") -> float:

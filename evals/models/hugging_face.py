@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from evals.model import Document, Score
+from evals.model import Document, Sampling, Score
 from evals.models import keys
 from evals.models.offers import (
     arguments,
@@ -29,6 +29,7 @@ from evals.models.offers import (
     learned_positions,
     weights_digest,
 )
+from evals.models.sampling import Draw
 from evals.models.truncated import kept
 from evals.models.wording import texts as worded
 
@@ -197,9 +198,14 @@ class CausalModel:
             return scores
 
     def generate(
-        self, state: Context, prompts: Sequence[Int[np.ndarray, " _"]], max_tokens: int, stop: Sequence[str] = ()
+        self,
+        state: Context,
+        prompts: Sequence[Int[np.ndarray, " _"]],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        sampling: Sequence[Sampling] | None = None,
     ) -> list[str]:
-        """Greedy text behind each prompt; prompts of one length run together, so that none needs padding.
+        """Text behind each prompt, greedy or drawn; prompts of one length run together, so that none needs padding.
 
         Raises:
             ValueError: nothing to go on from, or more positions than the model has learned.
@@ -216,7 +222,8 @@ class CausalModel:
                         raise ValueError(
                             "prompt: expected tokens to go on from, got none, of text or prompt; give some"
                         )
-                    for n, text in zip(part, self._write(state, ids, max_tokens, stop), strict=True):
+                    draw = None if sampling is None else Draw([sampling[n] for n in part])
+                    for n, text in zip(part, self._write(state, ids, max_tokens, stop, draw), strict=True):
                         said[n] = text
         return said
 
@@ -302,8 +309,10 @@ class CausalModel:
                 greedy[row] &= bool(best[row, :real].all())
         return list(zip(nats.tolist(), greedy, strict=True))
 
-    def _write(self, state: Context, ids: Tensor, max_tokens: int, stop: Sequence[str]) -> list[str]:
-        """Greedy text behind rows of ``ids``, all of one length."""
+    def _write(
+        self, state: Context, ids: Tensor, max_tokens: int, stop: Sequence[str], draw: Draw | None = None
+    ) -> list[str]:
+        """Text behind rows of ``ids``, all of one length; the most likely tokens, or those that ``draw`` chooses."""
         rows = len(ids)
         cache = keys.new(self.model.config, self.window == "sliding")
         if state.cache is not None:
@@ -312,7 +321,8 @@ class CausalModel:
         said: list[list[int]] = [[] for _ in range(rows)]
         texts, going, new = [""] * rows, set(range(rows)), ids[:, -1:]
         for step in range(max_tokens):
-            new = self._logits(cache, new, seen + step, 1)[:, -1:].argmax(-1).cpu()
+            logits = self._logits(cache, new, seen + step, 1)[:, -1]
+            new = (logits.argmax(-1).cpu() if draw is None else draw(logits))[:, None]
             for row in sorted(going):
                 token = int(new[row, 0])
                 if token not in self._ends:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from evals.model import Document, Model, Score, State
+from evals.model import Document, Model, Sampling, Score, State
 from evals.models.truncated import Part
 
 BLOCK = 64  # chunks whose tokens are made at a time
@@ -148,10 +148,17 @@ class Retrieval(Generic[State]):
         return self.inner.score(self._read(state, prompt), prompt, continuations)
 
     def generate(
-        self, state: Index, prompts: Sequence[Int[np.ndarray, " _"]], max_tokens: int, stop: Sequence[str] = ()
+        self,
+        state: Index,
+        prompts: Sequence[Int[np.ndarray, " _"]],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        sampling: Sequence[Sampling] | None = None,
     ) -> list[str]:
         """The model's, of what it reads for each prompt."""
-        return [self.inner.generate(self._read(state, p), [p], max_tokens, stop)[0] for p in prompts]
+        ways = [None] * len(prompts) if sampling is None else [[way] for way in sampling]
+        asked = zip(prompts, ways, strict=True)
+        return [self.inner.generate(self._read(state, p), [p], max_tokens, stop, way)[0] for p, way in asked]
 
     def shuffled(self, state: Index, seed: int) -> Index:
         """Chunks have no channels. Raises ValueError."""

@@ -9,7 +9,7 @@ from typing import Any, Generic
 import numpy as np
 from jaxtyping import Int
 
-from evals.model import Document, Model, Score, State
+from evals.model import Document, Model, Sampling, Score, State
 
 KEEP = ("last", "ends")
 
@@ -114,10 +114,15 @@ class Truncated(Generic[State]):
         return self.inner.score(state, prompt, continuations)
 
     def generate(
-        self, state: State, prompts: Sequence[Int[np.ndarray, " _"]], max_tokens: int, stop: Sequence[str] = ()
+        self,
+        state: State,
+        prompts: Sequence[Int[np.ndarray, " _"]],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        sampling: Sequence[Sampling] | None = None,
     ) -> Sequence[str]:
         """The model's."""
-        return self.inner.generate(state, prompts, max_tokens, stop)
+        return self.inner.generate(state, prompts, max_tokens, stop, sampling)
 
     def shuffled(self, state: State, seed: int) -> State:
         """The model's."""

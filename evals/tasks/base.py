@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from evals.model import Document
+from evals.model import Document, Sampling
 from evals.tasks.documents import Tokens
 
 _BLOCK = 1 << 16  # tokens hashed at a time
@@ -67,12 +67,17 @@ class Question:
         answers: right answers; how many of them must be said is the scorer's business.
         scorer: name in ``evals.scorers.SCORERS``.
         method: how the answer is got. "generate" is text; "choose" the one of ``choices`` that is most likely
-            as a continuation; "nats" the mean negative log-likelihood of ``continuation`` in nats a token.
+            as a continuation; "nats" the mean negative log-likelihood of ``continuation`` in nats a token; "measure"
+            several at once, a dictionary: ``text`` generated, ``nats``, ``tokens`` and ``greedy`` of ``continuation``
+            (see ``evals.model.Score``; ``nats`` is the sum of its log-likelihoods, at most 0), and ``choices``, the
+            same sum for each of them.
         choices: answers to choose from. A model with a closed set of answers may also use them to generate.
-        continuation: tokens to score, for "nats".
+        continuation: tokens to score, for "nats" and "measure".
         max_tokens: tokens to generate at most.
         stop: texts at which generation ends.
         evidence: token ranges [start, stop) of the document that hold what is needed.
+        sampling: how the text is drawn; None for greedy.
+        about: what results are broken down by (size, depth of reasoning), as JSON can hold it; kept in the row.
     """
 
     task: str
@@ -86,6 +91,8 @@ class Question:
     max_tokens: int = 16
     stop: tuple[str, ...] = ("\n",)
     evidence: tuple[tuple[int, int], ...] = ()
+    sampling: Sampling | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answer(self) -> tuple[str, ...]:

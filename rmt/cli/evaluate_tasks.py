@@ -141,10 +141,10 @@ def rescore(
     with bad_input():
         rows = evals.load_rows(path)
         again = [
-            replace(row, scorer=name, score=scorers.score(name, row.answered, row.expected, row.asked))
+            _again(row, name)
             if (name := scorers.of_task(scorer, row.task) or row.scorer)
             and isinstance(row.expected, tuple)
-            and isinstance(row.answered, str)
+            and isinstance(row.answered, str | dict)
             else row
             for row in rows
         ]
@@ -154,6 +154,15 @@ def rescore(
         typer.echo(json.dumps({**json.loads(evals.to_json(cells, scorer=scorer)), "changed": changed}, indent=2))
     else:
         typer.echo(f"{evals.table(cells)}\n\n{changed} of {len(rows)} scores changed")
+
+
+def _again(row: evals.rows.Row, name: str) -> evals.rows.Row:
+    """A row as another scorer sees it."""
+    from evals.scorers import assess
+
+    found = assess(name, row.answered, row.expected, row.asked)  # type: ignore[arg-type]  # a tuple, as was looked
+    detail = {**(row.detail or {}), **found.detail} or None
+    return replace(row, scorer=name, score=found.score, detail=detail)
 
 
 def _beyond(answers: tuple[str, ...] | None, rows: Sequence[evals.rows.Row]) -> list[str]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from evals.model import Document, Score
+from evals.model import Document, Sampling, Score
 from evals.models.hugging_face import cut, picked
 from evals.models.offers import ends
+from evals.models.sampling import Draw
 from evals.models.truncated import Part
 from evals.models.wording import texts
 from rmt.answers import classify, continue_text, pad
@@ -143,8 +144,11 @@ class RecurrentModel:
         prompts: Sequence[Int[np.ndarray, " _"]],
         max_tokens: int,
         stop: Sequence[str] = (),
+        sampling: Sequence[Sampling] | None = None,
     ) -> list[str]:
-        """A label for each prompt, or greedy text behind it, cut before the first of the ``stop`` texts.
+        """A label for each prompt, or text behind it, cut before the first of the ``stop`` texts.
+
+        Text is greedy, or drawn as ``sampling`` says; a classifier always gives its most likely label.
 
         Raises:
             InputError: an empty prompt of a classifier, or where nothing was read.
@@ -157,7 +161,8 @@ class RecurrentModel:
                 best = self._probabilities(state.memory, part).argmax(dim=1).tolist()
                 said += [self._answers[label] for label in best]
             else:
-                said += self._write(state, part, max_tokens, tuple(stop))
+                draw = None if sampling is None else Draw(sampling[start : start + TOGETHER])
+                said += self._write(state, part, max_tokens, tuple(stop), draw)
         return said
 
     def shuffled(self, state: Recalled, seed: int) -> Recalled:
@@ -237,8 +242,10 @@ class RecurrentModel:
             greedy &= (top | ~real).all(dim=1)
         return list(zip(nats.tolist(), greedy.tolist(), strict=True))
 
-    def _write(self, state: Recalled, prompts: list[np.ndarray], most: int, stop: tuple[str, ...]) -> list[str]:
-        """Greedy text. An empty prompt begins with the token that the document itself leads to."""
+    def _write(
+        self, state: Recalled, prompts: list[np.ndarray], most: int, stop: tuple[str, ...], draw: Draw | None
+    ) -> list[str]:
+        """Text. An empty prompt begins with the most likely token behind the document itself."""
         model, tokenizer = self.reader.model, self.reader.tokenizer
         begun: list[np.ndarray] = []
         last = ends(model, tokenizer)
@@ -247,7 +254,9 @@ class RecurrentModel:
                 raise InputError("prompt: expected tokens to go on from, got none, of text or prompt; give some")
             begun.append(prompt if len(prompt) else state.after.argmax().cpu().numpy()[None])  # type: ignore[union-attr]
         until = StoppingCriteriaList([StopTexts(tokenizer, max(map(len, begun)), stop)])
-        more = {"stopping_criteria": until} if stop else {}
+        more: dict[str, Any] = {"stopping_criteria": until} if stop else {}
+        if draw is not None:
+            more["logits_processor"] = LogitsProcessorList([Drawn(draw)])
         memory = state.memory.to(model.device)
         ids = continue_text(model, memory, begun, max_new_tokens=most, **more).tolist()
         said = [
@@ -257,6 +266,18 @@ class RecurrentModel:
         # Behind its end a row is filled up while others go on, with ids that may well be words.
         said = [list(takewhile(lambda token: token not in last, own[:most])) for own in said]
         return [cut(text, stop) for text in texts(tokenizer, said)]
+
+
+class Drawn(LogitsProcessor):
+    """Leaves one token of each row possible, drawn by ``draw``: what is greedy behind it is drawn."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+
+    def __call__(self, input_ids: Any, scores: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, "rows vocabulary"]:
+        """0 for the token that was drawn, the least there is for all others."""
+        chosen = self.draw(scores).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 class StopTexts(StoppingCriteria):

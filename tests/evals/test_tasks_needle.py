@@ -85,7 +85,7 @@ def test_other_needles_stand_anywhere_and_borders_cut_them():
 class Reader(Remembers):
     """Answers a needle's question with what the text says of it; "nothing" where it does not."""
 
-    def generate(self, state, prompts, max_tokens, stop=()):
+    def generate(self, state, prompts, max_tokens, stop=(), sampling=None):
         return [self._find(state, self.decode(prompt)) for prompt in prompts]
 
     def _find(self, text, prompt):

@@ -42,7 +42,7 @@ def solve(text: str, asked: str) -> str:
 class Scribe(Remembers):
     """Does what the question asks of the text it remembers."""
 
-    def generate(self, state, prompts, max_tokens, stop=()):
+    def generate(self, state, prompts, max_tokens, stop=(), sampling=None):
         asked = [re.search(r"Write .*?(?= [.:])", self.decode(prompt))[0] for prompt in prompts]
         return [" ".join(solve(state, ask).split()[:max_tokens]) if state else "" for ask in asked]
 

@@ -71,7 +71,7 @@ class Remembers:
         return [Score(0.0 if self.decode(ids) == said else -1.0, True, len(ids)) for ids in continuations]
 
     def generate(
-        self, state: str, prompts: Sequence[np.ndarray], max_tokens: int, stop: Sequence[str] = ()
+        self, state: str, prompts: Sequence[np.ndarray], max_tokens: int, stop: Sequence[str] = (), sampling: Any = None
     ) -> list[str]:
         return [self._code(state) for _ in prompts]
 

@@ -101,7 +101,12 @@ class Plain:
         return scores
 
     def generate(
-        self, state: list[int], prompts: Sequence[np.ndarray], max_tokens: int, stop: Sequence[str] = ()
+        self,
+        state: list[int],
+        prompts: Sequence[np.ndarray],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        sampling: Any = None,
     ) -> list[str]:
         said = []
         for prompt in prompts:
