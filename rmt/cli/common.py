@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     import evals.memory_eval
 
 
-def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
+def parse_lengths(text: str, option: str = "--lengths", least: int = 1) -> list[int]:
     """Numbers of tokens from ``4k,64k,1M``: k is a thousand, M a million.
 
     Args:
         option: whose value it is, for the message.
+        least: the smallest number that there may be.
 
     Raises:
         InputError: anything else, or none.
@@ -31,8 +32,8 @@ def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
         try:
             size = int(digits) * unit
         except ValueError:
-            size = 0
-        if size < 1:
+            size = -1
+        if size < least:
             raise InputError(f"{option}: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so")
         sizes.append(size)
     return list(dict.fromkeys(sizes))
@@ -77,9 +78,10 @@ def bar(shown: bool) -> Iterator[Any]:
     with tqdm(unit="tok", unit_scale=True, disable=not shown, dynamic_ncols=True, leave=False, delay=0.3) as line:
 
         def report(done: evals.memory_eval.Progress) -> None:
-            line.total = done.tokens_total
+            # Where nothing is read, documents are all there is to count.
+            line.total = done.tokens_total or done.documents_total
             line.set_description(f"{done.documents}/{done.documents_total} documents", refresh=False)
-            line.update(done.tokens - line.n)
+            line.update((done.tokens if done.tokens_total else done.documents) - line.n)
 
         yield report
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmt.cli.common import bad_input, bar, parse_lengths, write
+from rmt.cli.common import bad_input
+from rmt.cli.evaluate_run import MODELS_HELP, Request, score
 
 if TYPE_CHECKING:
     import evals.rows
-
-MODELS_HELP = (
-    "minilm-rmt, llama-rmt or a folder; truncate:MODEL,size=512 reads the last tokens only, retrieval:MODEL,k=5 the "
-    "chunks that fit the question; hf:FOLDER,window=sliding,size=2048 is any causal model of Hugging Face."
-)
 
 
 def run(
@@ -44,7 +38,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
 ) -> None:
-    """Score a model on tasks: facts to find, stories, needles, RULER, perplexity.
+    """Score a model on tasks: facts to find, stories, needles, RULER, perplexity, and all that have commands of their own.
 
     Every answer is logged at once in OUT/rows.jsonl: the same command goes on where a broken one stopped, and under
     `accelerate launch` several processes share the documents. `rmt report OUT` makes a page of it.
@@ -56,53 +50,21 @@ def run(
       rmt eval run needle:needles=4,depths=11 --lengths 4k,16k --n 22 --out out/needle
       accelerate launch --multi_gpu --num_processes 2 -m rmt.cli eval run ruler-offline --model hf:FOLDER
     """
-    import evals
-    from evals.memory_eval import CONTROLS
-    from evals.runner import expand
-    from evals.tasks.base import Source
-    from rmt.cli import scored
-    from rmt.data import TokenFile, iter_text
-    from rmt.errors import InputError
-
-    sizes = parse_lengths(lengths)
-    with bad_input():
-        chosen = expand(tasks)
-    wanted = [] if controls == "none" else [name.strip() for name in controls.split(",") if name.strip()]
-    if unknown := sorted(set(wanted) - set(CONTROLS)):
-        raise InputError(f"--controls: expected some of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out")
-    if prompt not in ("auto", "benchmark", "bare"):
-        raise InputError(f"--prompt: expected auto, benchmark or bare, got {prompt!r}; name one of these")
-    part, wait = share()
-    subject = scored.model(model, dtype)
-    with bad_input():
-        out.mkdir(parents=True, exist_ok=True)
-    tokens = out / f"text-{part[0]}.tokens"
-    try:
-        with TokenFile.build(iter_text(text), scored.tokenizer(subject), tokens, source=text[:512]) as background:
-            bare = prompt == "bare" or (prompt == "auto" and scored.is_ours(subject))
-            source = Source(subject.encode, subject.decode, background, background.digest, seed, bare)
-            with bad_input(), bar(progress and part[0] == 0) as report:
-                cells = evals.run(
-                    subject,
-                    chosen,
-                    source,
-                    lengths=sizes,
-                    n=n,
-                    folder=out,
-                    controls=wanted,
-                    batch_size=batch_size,
-                    about={"spec": model, "text": text},
-                    progress=report,
-                    part=part,
-                    wait=wait,
-                )
-    finally:  # a refused run leaves no copy of the text behind
-        tokens.unlink(missing_ok=True)
-    if part[0] == 0:
-        results = evals.to_json(cells, model=model, text=text, seed=seed, bare=bare)
-        write(out / "results.json", results)
-        said = "\n".join([evals.table(cells), *_beyond(subject.answers, evals.load_rows(out / "rows.jsonl"))])
-        typer.echo(results if as_json else f"{said}\n\n{out / 'rows.jsonl'}")
+    asked = Request(
+        model=model,
+        lengths=lengths,
+        n=n,
+        text=text,
+        out=out,
+        controls=controls,
+        prompt=prompt,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        as_json=as_json,
+        progress=progress,
+    )
+    score(tasks, asked)
 
 
 def tasks() -> None:
@@ -163,32 +125,3 @@ def _again(row: evals.rows.Row, name: str) -> evals.rows.Row:
     found = assess(name, row.answered, row.expected, row.asked)  # type: ignore[arg-type]  # a tuple, as was looked
     detail = {**(row.detail or {}), **found.detail} or None
     return replace(row, scorer=name, score=found.score, detail=detail)
-
-
-def _beyond(answers: tuple[str, ...] | None, rows: Sequence[evals.rows.Row]) -> list[str]:
-    """Tasks of which a model with a closed set of answers can give none that is right."""
-    if answers is None:
-        return []
-    able = {answer.lower() for answer in answers}
-    asked: dict[str, set[str]] = {}
-    for row in rows:
-        if isinstance(row.expected, tuple):
-            asked.setdefault(row.task, set()).update(answer.lower() for answer in row.expected)
-    never = [task for task, right in asked.items() if not right & able]
-    return (
-        [f"No right answer to {', '.join(never)} is among those of this model: {', '.join(answers)}."] if never else []
-    )
-
-
-def share() -> tuple[tuple[int, int], Callable[[], None] | None]:
-    """This process and how many there are under ``accelerate launch``, and what waits for all of them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return (0, 1), None
-    from datetime import timedelta
-
-    import torch
-    from accelerate import PartialState
-
-    # A process may be done hours before another.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=14))
-    return (state.process_index, state.num_processes), state.wait_for_everyone
