@@ -8,6 +8,7 @@ names("ruler")                              # a group
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
@@ -92,6 +93,8 @@ def names(group: str) -> tuple[str, ...]:
 def create(spec: str) -> Task:
     """A task by its name, with settings behind a colon: ``needle:needles=4,depths=11``.
 
+    What has no = of its own belongs to the setting before it: ``multiplication:sizes=2x2,3x3,shots=4``.
+
     Raises ValueError on an unknown name or setting, a value of another type, or one that the task refuses.
     """
     name, _, options = spec.partition(":")
@@ -100,7 +103,7 @@ def create(spec: str) -> Task:
     where, fixed = TASKS[name]
     module, _, kind = where.partition(":")
     cls = getattr(import_module(module), kind)
-    chosen = dict(_option(spec, part) for part in options.split(",") if part)
+    chosen = dict(_option(spec, part) for part in re.split(r",(?=[^,=]*=)", options) if part)
     known = options_of(name)
     if unknown := sorted(set(chosen) - set(known)):
         among = f"settings out of {', '.join(known)}" if known else "no settings"

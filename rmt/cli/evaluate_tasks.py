@@ -38,7 +38,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
 ) -> None:
-    """Score a model on tasks: facts to find, stories, needles, RULER, perplexity, and all that have commands of their own.
+    """Score a model on tasks: facts to find, stories, needles, RULER, perplexity, and those with commands of their own.
 
     Every answer is logged at once in OUT/rows.jsonl: the same command goes on where a broken one stopped, and under
     `accelerate launch` several processes share the documents. `rmt report OUT` makes a page of it.
