@@ -34,8 +34,9 @@ def parse(name: str) -> tuple[str, int]:
 
 
 def known(length: str) -> list[str]:
-    """The names of all tasks and groups at a length."""
-    return [f"{PREFIX}{task}_{length}" for task in (*TASKS, *GROUPS)]
+    """The names of all tasks and groups at a length; without those that measure more than lm-eval asks."""
+    measured = ("emergence", *GROUPS.get("emergence", ()))
+    return [f"{PREFIX}{task}_{length}" for task in (*TASKS, *GROUPS) if task not in measured]
 
 
 def wanted(patterns: Sequence[str]) -> list[str]:

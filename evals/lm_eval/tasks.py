@@ -40,7 +40,8 @@ class HarnessTask(HarnessBase):  # type: ignore[misc]  # lm-eval has no types
             all of it goes to ``source``).
 
     Raises:
-        ValueError: an unknown task, a length too small, or a background too short.
+        ValueError: an unknown task, a length too small, a background too short, or a task of several measures a
+            question.
     """
 
     VERSION = 1
@@ -71,7 +72,14 @@ class HarnessTask(HarnessBase):  # type: ignore[misc]  # lm-eval has no types
 
     def _output_type(self) -> str:
         ways = {"generate": "generate_until", "choose": "multiple_choice", "nats": "loglikelihood"}
-        return ways[self.document(0).questions[0].method]
+        question = self.document(0).questions[0]
+        if question.method not in ways or question.sampling is not None:
+            what = "drawn answers" if question.sampling is not None else f"the method {question.method!r}"
+            raise ValueError(
+                f"{self.task.name}: expected one greedy text, choice or likelihood a question, as lm-eval asks them, "
+                f"got {what}; use `rmt eval run`"
+            )
+        return ways[question.method]
 
     def has_training_docs(self) -> bool:
         """No."""

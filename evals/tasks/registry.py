@@ -100,26 +100,34 @@ def create(spec: str) -> Task:
     name, _, options = spec.partition(":")
     if name not in TASKS:
         raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}; name one of these")
-    where, fixed = TASKS[name]
-    module, _, kind = where.partition(":")
-    cls = getattr(import_module(module), kind)
+    cls, _ = _found(name)
     chosen = dict(_option(spec, part) for part in re.split(r",(?=[^,=]*=)", options) if part)
     known = options_of(name)
     if unknown := sorted(set(chosen) - set(known)):
         among = f"settings out of {', '.join(known)}" if known else "no settings"
         raise ValueError(f"{name}: expected {among}, got {', '.join(unknown)}; leave it out")
     types = {field.name: str(field.type) for field in fields(cls)}
-    task: Task = cls(**fixed, **{key: _value(spec, key, text, types[key]) for key, text in chosen.items()})
+    return make(name, **{key: _value(spec, key, text, types[key]) for key, text in chosen.items()})
+
+
+def make(name: str, **settings: Any) -> Task:
+    """A task of the registry with settings of their own types. Raises ValueError on one that the task refuses."""
+    cls, fixed = _found(name)
+    task: Task = cls(**fixed, **settings)
     return task
 
 
 def options_of(name: str) -> tuple[str, ...]:
     """The settings that a task may be given."""
+    cls, fixed = _found(name)
+    return tuple(field.name for field in fields(cls) if field.name not in (*fixed, "name"))
+
+
+def _found(name: str) -> tuple[Any, Mapping[str, Any]]:
+    """The class of a task, and the settings that make it this one."""
     where, fixed = TASKS[name]
     module, _, kind = where.partition(":")
-    return tuple(
-        field.name for field in fields(getattr(import_module(module), kind)) if field.name not in (*fixed, "name")
-    )
+    return getattr(import_module(module), kind), fixed
 
 
 def _option(spec: str, part: str) -> tuple[str, str]:

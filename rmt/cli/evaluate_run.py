@@ -14,6 +14,7 @@ from rmt.cli.common import bad_input, bar, parse_lengths, write
 
 if TYPE_CHECKING:
     import evals.rows
+    import evals.tasks.base
 
 MODELS_HELP = (
     "minilm-rmt, llama-rmt or a folder; truncate:MODEL,size=512 reads the last tokens only, retrieval:MODEL,k=5 the "
@@ -40,8 +41,8 @@ class Request:
     lengths_option: str = "--lengths"
 
 
-def score(tasks: Sequence[str], asked: Request) -> None:
-    """Run tasks (names, groups, settings behind a colon) on a model, write results.json, and print them.
+def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
+    """Run tasks, made ones or names and groups as ``rmt eval run`` takes them, write results.json, and print them.
 
     Raises:
         InputError: whatever of it cannot be.

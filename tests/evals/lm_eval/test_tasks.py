@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from evals import load_rows, run
 from evals.lm_eval.model import RecurrentLM
 from evals.lm_eval.tasks import HarnessTask, tasks
+from evals.model import Sampling
 from tests.evals.words import Codes, Remembers, Words, source
 
 LENGTH, DOCUMENTS = 400, 6
@@ -153,6 +154,20 @@ def test_too_short_a_text_is_refused_when_the_task_is_made():
         tasks([Codes()], source(words), lengths=[1], n=1)
     with pytest.raises(ValueError, match="task: expected one of"):
         tasks(["nothing"], source(words), lengths=[LENGTH])
+
+
+@pytest.mark.parametrize(("change", "said"), [({"method": "measure"}, "'measure'"), ({"drawn": True}, "drawn answers")])
+def test_what_lm_eval_does_not_ask_is_refused(change, said):
+    @dataclass(frozen=True)
+    class Other(Codes):
+        def documents(self, source, length, count, first=0):
+            drawn = {"sampling": Sampling(1.0)} if "drawn" in change else change
+            for document in super().documents(source, length, count, first):
+                (asked,) = document.questions
+                yield replace(document, questions=(replace(asked, **drawn),))
+
+    with pytest.raises(ValueError, match=f"got .*{said}.*rmt eval run"):
+        tasks([Other()], source(Words()), lengths=[LENGTH], n=1)
 
 
 def test_metadata_reaches_the_source():
