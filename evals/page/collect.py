@@ -155,7 +155,7 @@ def _check(file: Path, row: Row) -> None:
     numbers = isinstance(row.length, int) and (row.score is None or isinstance(row.score, int | float))
     if numbers and not math.isfinite(row.value):  # of a model whose logits overflow
         raise ValueError(f"{file}: expected scores that are numbers, got {row.value} for {row.key}; remove that row")
-    if not numbers or row.length < 1 or any(not 0 <= start < stop <= row.length for start, stop in row.evidence):
+    if not numbers or row.length < 0 or any(not 0 <= start < stop <= row.length for start, stop in row.evidence):
         raise ValueError(f"{file}: expected a score and evidence inside the document, got {row}; remove that row")
 
 

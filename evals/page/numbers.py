@@ -197,8 +197,8 @@ def name_of(task: str) -> str:
 
 
 def tokens(length: int) -> str:
-    """A length in words."""
-    return f"{short_count(length)} tokens"
+    """A length in words; where nothing was read, the problem stands in the question."""
+    return f"{short_count(length)} tokens" if length else "0 tokens, all in the prompt"
 
 
 def signed(value: float, places: int) -> str:

@@ -110,7 +110,7 @@ def clean(text: str, most: int = _TEXT) -> str:
 
 
 def _sample(ident: str, row: Row, segment: int | None) -> Sample:
-    where = position(row, segment or row.length)
+    where = position(row, segment or max(1, row.length))
     binary = row.value in (0, 1) and row.scorer != "value"
     return Sample(
         ident,

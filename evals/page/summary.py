@@ -58,7 +58,7 @@ def headline(runs: Sequence[Run], numbers: Numbers) -> str:
     """One line: models, tasks, lengths, questions."""
     questions = sum(row.control == MEMORY for run in runs for row in run.rows)
     lengths = sorted({row.length for run in runs for row in run.rows})
-    parts = [_count(len(runs), "model"), _count(len(numbers.tasks), "task"), _span(lengths) + " tokens"]
+    parts = [_count(len(runs), "model"), _count(len(numbers.tasks), "task"), _reach(lengths)]
     return " · ".join([*parts, f"{questions:,} scored answers"])
 
 
@@ -133,6 +133,10 @@ def _plain(value: Any) -> str:
 def _span(lengths: Sequence[int]) -> str:
     first, last = short_count(lengths[0]), short_count(lengths[-1])
     return first if first == last else f"{first} to {last}"
+
+
+def _reach(lengths: Sequence[int]) -> str:
+    return f"{_span(lengths)} tokens" if lengths[-1] else "all in the prompt"
 
 
 def _count(count: int, what: str) -> str:
