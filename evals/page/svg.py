@@ -82,8 +82,9 @@ def curves(
     x_label: str = "tokens read",
     line: tuple[float, str] | None = None,
     apart: bool = False,
+    linear: bool = False,
 ) -> str:
-    """Lines over a base-2 axis with a band for the intervals; whiskers for one point, or for many series.
+    """Lines over a base-2 (or ``linear``) axis with a band for the intervals; whiskers for one point, or many series.
 
     ``line`` is a level to compare with, such as chance, and its name. ``ident`` makes the ids of the picture. With
     ``apart`` 0 is no small number but another case (nothing read, all in the prompt): it has a place of its own to the
@@ -91,7 +92,7 @@ def curves(
     """
     ticks = sorted({point.x for one in series for point in one.points})
     apart = apart and bool(ticks) and ticks[0] <= 0
-    place = _x_scale(ticks, apart)
+    place = _linear(ticks) if linear else _x_scale(ticks, apart)
     parts = [_open(ident, title, desc, WIDTH, HEIGHT), _grid(axis), *_x_ticks(ticks, place, apart)]
     if apart and len(ticks) > 1:
         parts.append(_break((place(ticks[0]) + place(ticks[1])) / 2))
@@ -211,6 +212,13 @@ def _x_scale(ticks: Sequence[float], apart: bool = False) -> Callable[[float], f
         return first + (at - low) / (high - low) * (right - first)
 
     return place
+
+
+def _linear(ticks: Sequence[float]) -> Callable[[float], float]:
+    """Places on a plain axis; a single number in the middle."""
+    low, high = min(ticks, default=0), max(ticks, default=1)
+    left, right = _LEFT + _EDGE, WIDTH - _RIGHT - _EDGE
+    return lambda x: left + ((x - low) / (high - low) if high > low else 0.5) * (right - left)
 
 
 def _shifts(count: int, ticks: Sequence[float], place: Callable[[float], float]) -> list[float]:
