@@ -26,7 +26,10 @@ _DODGE = 7.0  # units between series, so that equal numbers do not hide each oth
 
 @dataclass(frozen=True)
 class Point:
-    """One number (``x`` >= 0; 0 stands at the left edge), its interval, where it links and what it says."""
+    """One number (``x`` >= 0; 0 stands at the left edge), its interval, where it links and what it says.
+
+    ``number`` is whose marker it bears, where the points of a series are of several models.
+    """
 
     x: float
     y: float
@@ -34,11 +37,12 @@ class Point:
     high: float
     href: str
     said: str
+    number: int | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one model; ``number`` is its colour and its marker everywhere on the page."""
+    """Points of one model; ``number`` is its colour and its marker everywhere on the page, -1 where it is of many."""
 
     name: str
     number: int
@@ -83,24 +87,28 @@ def curves(
     line: tuple[float, str] | None = None,
     apart: bool = False,
     linear: bool = False,
+    floor: tuple[float, str] | None = None,
+    x_text: Callable[[int], str] = short_count,
 ) -> str:
     """Lines over a base-2 (or ``linear``) axis with a band for the intervals; whiskers for one point, or many series.
 
-    ``line`` is a level to compare with, such as chance, and its name. ``ident`` makes the ids of the picture. With
+    ``line`` is a level to compare with, such as chance, and its name; ``floor`` another, below which nothing can be
+    seen, named under the axis where no curve lies over it. ``ident`` makes the ids of the picture. With
     ``apart`` 0 is no small number but another case (nothing read, all in the prompt): it has a place of its own to the
     left of a broken axis, named, and no line leads over the break but a dotted one.
     """
     ticks = sorted({point.x for one in series for point in one.points})
     apart = apart and bool(ticks) and ticks[0] <= 0
     place = _linear(ticks) if linear else _x_scale(ticks, apart)
-    parts = [_open(ident, title, desc, WIDTH, HEIGHT), _grid(axis), *_x_ticks(ticks, place, apart)]
+    parts = [_open(ident, title, desc, WIDTH, HEIGHT), _grid(axis), *_x_ticks(ticks, place, x_text, apart)]
     if apart and len(ticks) > 1:
         parts.append(_break((place(ticks[0]) + place(ticks[1])) / 2))
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    if line is not None:
-        y = _y(axis, line[0])
-        parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+    for level in (line, floor):
+        if level is not None:
+            kind = "level" if level is line else "level floor"
+            parts.append(f'<path class="{kind}" d="M{_LEFT} {_y(axis, level[0]):.1f}H{WIDTH - _RIGHT}"/>')
     shifts = _shifts(len(series), ticks, place)
     for one, shift in zip(series, shifts, strict=True):
         alone = tuple(point for point in one.points if apart and point.x <= 0)
@@ -113,6 +121,9 @@ def curves(
     if line is not None:  # its name above all, or a band would lie over it
         y = _y(axis, line[0]) - 4
         parts.append(f'<text class="axis named" x="{_LEFT + 4}" y="{y:.1f}">{escape(line[1])}</text>')
+    if floor is not None:
+        x, y = WIDTH - _RIGHT, HEIGHT - 4
+        parts.append(f'<text class="axis" x="{x}" y="{y}" text-anchor="end">\u22ef {escape(floor[1])}</text>')
     return "".join((*parts, "</svg>"))
 
 
@@ -242,7 +253,9 @@ def _grid(axis: Axis) -> str:
     return f'<path class="grid" d="{"".join(lines)}"/>' + "".join(texts)
 
 
-def _x_ticks(ticks: Sequence[float], place: Callable[[float], float], apart: bool = False) -> list[str]:
+def _x_ticks(
+    ticks: Sequence[float], place: Callable[[float], float], text: Callable[[int], str], apart: bool = False
+) -> list[str]:
     """A tick at each number, fewer labels where they would touch; the largest is the point of it: keep it."""
     parts, last = [], math.inf
     for tick in reversed(ticks):
@@ -250,9 +263,13 @@ def _x_ticks(ticks: Sequence[float], place: Callable[[float], float], apart: boo
         if last - x < 34:
             continue
         last = x
-        name = _IN_PROMPT if apart and tick <= 0 else short_count(int(tick))
+        name = _IN_PROMPT if apart and tick <= 0 else text(int(tick))
         parts.append(f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{escape(name)}</text>')
     return parts
+
+
+def _colour(number: int) -> str:
+    return f"s{number % _STYLES}" if number >= 0 else "plain"
 
 
 def _break(x: float) -> str:
@@ -264,7 +281,7 @@ def _break(x: float) -> str:
 def _band(points: Sequence[Point], number: int, axis: Axis, place: Callable[[float], float], shift: float) -> str:
     edge = [f"{place(p.x) + shift:.1f} {_y(axis, p.high):.1f}" for p in points]
     edge += [f"{place(p.x) + shift:.1f} {_y(axis, p.low):.1f}" for p in reversed(points)]
-    return f'<path class="band s{number % _STYLES}" d="M{"L".join(edge)}Z"/>'
+    return f'<path class="band {_colour(number)}" d="M{"L".join(edge)}Z"/>'
 
 
 def _whiskers(points: Sequence[Point], number: int, axis: Axis, place: Callable[[float], float], shift: float) -> str:
@@ -272,11 +289,11 @@ def _whiskers(points: Sequence[Point], number: int, axis: Axis, place: Callable[
     for point in points:
         x, low, high = place(point.x) + shift, _y(axis, point.low), _y(axis, point.high)
         path += f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6"
-    return f'<path class="whisker s{number % _STYLES}" d="{path}"/>' if path else ""
+    return f'<path class="whisker {_colour(number)}" d="{path}"/>' if path else ""
 
 
 def _line(one: Series, axis: Axis, place: Callable[[float], float], shift: float, apart: bool = False) -> str:
-    colour = f"s{one.number % _STYLES}" + (" dashed" if one.number >= _STYLES else "")
+    colour = _colour(one.number) + (" dashed" if one.number >= _STYLES else "")
     at = [f"{place(p.x) + shift:.1f} {_y(axis, p.y):.1f}" for p in one.points]
     parts = []
     if apart and len(at) > 1 and one.points[0].x <= 0:  # over the break
@@ -285,6 +302,6 @@ def _line(one: Series, axis: Axis, place: Callable[[float], float], shift: float
     if len(at) > 1:
         parts.append(f'<path class="line {colour}" d="M{"L".join(at)}"/>')
     for point in one.points:
-        shape = marker(one.number, place(point.x) + shift, _y(axis, point.y))
+        shape = marker(one.number if point.number is None else point.number, place(point.x) + shift, _y(axis, point.y))
         parts.append(f'<a href="{escape(point.href)}"><title>{escape(point.said)}</title>{shape}</a>')
     return "".join(parts)
