@@ -105,7 +105,15 @@ def load(file: Path, name: str = "") -> Run:
 
 
 def label(row: Row, answer: Any) -> str:
-    """An expected or given answer in words: places of the memory tasks have numbers in their rows."""
+    """An expected or given answer in words: places of the memory tasks have numbers in their rows.
+
+    Of what was measured (a dictionary) it is the text, and how likely the right answer was where that is known.
+    """
+    if isinstance(answer, dict):
+        said = str(answer["text"]) if "text" in answer else json.dumps(answer, ensure_ascii=False, default=str)
+        nats = answer.get("nats")
+        known = isinstance(nats, int | float) and not isinstance(nats, bool)
+        return f"{said} (right answer: {nats:.4g} nats)" if known else said
     if isinstance(answer, tuple | list):
         return " · ".join(str(part) for part in answer)
     if row.scorer == "" and row.task in LABELLED and isinstance(answer, int):
