@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evals.rows import Row
-from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar
+from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar, wilson_clustered
 
 MEMORY = "memory"
 RATE, NATS = "rate", "nats"  # what a score is: a share of what is right, or nats a token, where less is better
@@ -19,8 +19,9 @@ class Cell:
 
     ``successes`` is the sum of the scores of n questions, a whole number where each is right or wrong. ``documents``
     says how many documents the questions come from: where it is smaller than n they are not quite independent and
-    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1. ``unit`` is
-    "rate", a share of what is right, or "nats", where less is better.
+    the interval is somewhat too narrow. Where several answers are samples of one question, ``samples`` holds the sum
+    of scores and the number of samples of each, and the interval allows for it. ``values`` holds the scores where one
+    of them is not 0 or 1. ``unit`` is "rate", a share of what is right, or "nats", where less is better.
     """
 
     task: str
@@ -31,6 +32,12 @@ class Cell:
     documents: int
     values: tuple[float, ...] = ()
     unit: str = RATE
+    samples: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def questions(self) -> int:
+        """How many different questions the n answers are to."""
+        return len(self.samples) or self.n
 
     @property
     def rate(self) -> float:
@@ -39,7 +46,11 @@ class Cell:
 
     @property
     def interval(self) -> Interval:
-        """95%: Wilson's for rights and wrongs, a bootstrap of the mean for other scores."""
+        """95%: Wilson's for rights and wrongs, a bootstrap of the mean for other scores, Wilson's over questions for
+        samples of them.
+        """
+        if self.samples:
+            return wilson_clustered([total for total, _ in self.samples], [count for _, count in self.samples])
         return bootstrap(self.values) if self.values else self.proportion.interval
 
     @property
@@ -66,7 +77,25 @@ def _cell(task: str, length: int, control: str, values: Sequence[float], rows: S
     documents = len({row.digest for row in rows})
     total = int(sum(values)) if binary else sum(values)
     unit = NATS if rows[0].scorer == "value" else RATE
-    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values), unit)
+    rest = () if binary else tuple(values)
+    return Cell(
+        task, length, control, total, len(rows), documents, rest, unit, samples_of(rows) if unit == RATE else ()
+    )
+
+
+def samples_of(rows: Sequence[Row]) -> tuple[tuple[float, int], ...]:
+    """Sum of scores and number of samples by question; nothing where no question of a document was asked twice.
+
+    The same question is one with the same words and the same right answer. Rows without words are questions of their
+    own, and so is all where a score is not in [0, 1].
+    """
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for place, row in enumerate(rows):
+        words = row.asked or f"\0{place}"
+        found.setdefault((row.digest, words, repr(row.expected)), []).append(row.value)
+    if len(found) == len(rows) or not all(0 <= row.value <= 1 for row in rows):
+        return ()
+    return tuple((sum(values), len(values)) for values in found.values())
 
 
 def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:

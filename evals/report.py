@@ -67,13 +67,15 @@ def _meaning(cells: Sequence[Cell]) -> list[str]:
 
 def _cluster_note(cells: Sequence[Cell]) -> list[str]:
     """Where several questions share a document: they are not quite independent."""
-    shared = [cell for cell in cells if cell.control == MEMORY and cell.documents < cell.n]
-    if not shared:
-        return []
-    said = [
-        f"  {cell.task}, {cell.length:,} tokens: {cell.n} questions to {cell.documents} documents" for cell in shared
-    ]
-    return ["Questions that share a document make an interval somewhat too narrow:", *said]
+    scores = [cell for cell in cells if cell.control == MEMORY]
+    said = []
+    if drawn := [cell for cell in scores if cell.samples]:
+        said.append("Samples of one question count together, so that intervals are over questions:")
+        said += [f"  {c.task}, {c.length:,} tokens: {c.n} answers to {c.questions} questions" for c in drawn]
+    if shared := [cell for cell in scores if cell.documents < cell.questions]:
+        said.append("Questions that share a document make an interval somewhat too narrow:")
+        said += [f"  {c.task}, {c.length:,} tokens: {c.questions} questions to {c.documents} documents" for c in shared]
+    return said
 
 
 def to_json(cells: Sequence[Cell], **extra: Any) -> str:
@@ -168,7 +170,7 @@ def _plain(entry: Entry) -> Any:
 
 def _record(cell: Cell) -> dict[str, Any]:
     low, high = cell.interval
-    plain = {name: value for name, value in asdict(cell).items() if name != "values"}
+    plain = {name: value for name, value in asdict(cell).items() if name not in ("values", "samples")}
     return {**plain, "rate": cell.rate, "low": low, "high": high}
 
 
@@ -198,7 +200,7 @@ def _power_note(cells: Sequence[Cell]) -> list[str]:
     scores = [cell for cell in cells if cell.control == MEMORY and cell.unit == RATE]
     if len({cell.length for cell in scores}) < 2:
         return []
-    smallest = min(cell.n for cell in scores)
+    smallest = min(cell.questions for cell in scores)
     drop = smallest_drop(smallest, 0.97)
     if drop > 0.97:
         return [f"n={smallest} is too small to show a fall between lengths."]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from evals.cells import MEMORY
+from evals.cells import MEMORY, samples_of
 from evals.page.collect import Run
 from evals.page.compare import documents_of
 from evals.page.figures import Figure
@@ -18,7 +18,7 @@ from evals.page.numbers import Number, Numbers, name_of, tokens
 from evals.page.samples import Samples, clean
 from evals.page.svg import Point, Series, curves, percent_axis
 from evals.rows import Row
-from evals.stats import Proportion, bootstrap
+from evals.stats import bootstrap, wilson, wilson_clustered
 
 SCORE = "score"
 _NAMED = ("exact", "edit", "per_token", "grade", "brier")  # metrics, even where no two models differ
@@ -131,16 +131,19 @@ def _panels(
 
 
 def _mean(values: Sequence[tuple[Row, float]], href: str) -> Number:
-    """Wilson's interval where all is 0 or 1, else a bootstrap of the mean over documents."""
+    """With Wilson's interval where all is 0 or 1 (over questions, of samples), else a bootstrap over documents."""
     own = [value for _, value in values]
-    documents = documents_of([row for row, _ in values])
-    count = len(set(documents))
+    rows = [replace(row, score=value) for row, value in values]
+    documents, drawn = documents_of(rows), samples_of(rows)
     if all(value in (0, 1) for value in own):
-        low, high = Proportion(int(sum(own)), len(own)).interval
+        sums, counts = [total for total, _ in drawn], [count for _, count in drawn]
+        low, high = wilson_clustered(sums, counts) if drawn else wilson(int(sum(own)), len(own))
     else:
         low, high = bootstrap(own, clusters=documents)
     mean = sum(own) / len(own)  # all alike, a resampled mean may be another in its last bit, and be written otherwise
-    return Number(mean, min(low, mean), max(high, mean), len(own), count, href, False)
+    return Number(
+        mean, min(low, mean), max(high, mean), len(own), len(drawn) or len(own), len(set(documents)), href, False
+    )
 
 
 def _panel(

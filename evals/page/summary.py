@@ -80,11 +80,13 @@ def findings(numbers: Numbers, comparisons: Sequence[Comparison], controls: Sequ
             f"{sum(line.helps for line in tested)} of {_count(len(tested), 'cell')}."
         )
     rates = [number for task in numbers.rates for line in numbers.results([task])[task] for number in line.numbers]
-    sizes = [number.n for number in rates if number]
+    sizes = [number.questions for number in rates if number]
     if sizes:
         spread = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         said.append(f"Each rate rests on {spread} questions; the column “could show” says what would go unseen.")
-    if any(number and number.documents < number.n for number in rates):
+    if any(number and number.questions < number.n for number in rates):
+        said.append("Some answers are samples of one question; their intervals and tests are over questions.")
+    if any(number and number.documents < number.questions for number in rates):
         said.append("Some questions share a document, which makes their intervals somewhat too narrow.")
     return said
 
