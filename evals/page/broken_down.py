@@ -41,10 +41,10 @@ class Shown:
 class Line:
     """What names it, whose it is (None: all models in their columns), and its entries; None for an empty one.
 
-    ``span`` is how many lines from here on have the same first name, 0 where one above said so already.
+    ``spans`` says of each name how many lines from here on bear it, 0 where one above said so already.
     """
 
-    span: int
+    spans: tuple[int, ...]
     names: tuple[Shown, ...]
     run: int | None
     entries: tuple[Shown | None, ...]
@@ -117,12 +117,12 @@ def _sheet(runs: Sequence[Run], tables: dict[int, Breakdown], ident: str) -> She
         heads = tuple(_named(name, entry) for name, entry in zip(names, key[:count], strict=True))
         if beside:
             entries = tuple(_get(by_name[run], key, i) for i in range(len(values)) for run in tables)
-            lines.append(Line(1, heads, None, entries))
+            lines.append(Line((), heads, None, entries))
         else:
             for run in tables:
                 if key in by_name[run]:
                     entries = tuple(_get(by_name[run], key, i) for i in range(len(values)))
-                    lines.append(Line(1, heads, run, entries))
+                    lines.append(Line((), heads, run, entries))
     return Sheet(
         ident,
         clean(first.title),
@@ -131,16 +131,18 @@ def _sheet(runs: Sequence[Run], tables: dict[int, Breakdown], ident: str) -> She
         names,
         values,
         beside,
-        tuple(_spanned(lines)) if count > 1 or not beside else tuple(lines),
+        tuple(_spanned(lines, count)),
         tuple(_figures(runs, by_name, keys, first, count, ident)),
     )
 
 
-def _spanned(lines: Sequence[Line]) -> Iterator[Line]:
-    """A first name that stands in several lines on end is said once."""
-    for _, group in groupby(lines, key=lambda line: line.names[:1]):
-        for place, line in enumerate(mine := list(group)):
-            yield replace(line, span=0 if place else len(mine))
+def _spanned(lines: Sequence[Line], count: int) -> list[Line]:
+    """Names that stand in several lines on end, behind the same names, are said once."""
+    columns = []
+    for column in range(count):
+        runs = [len(list(group)) for _, group in groupby(lines, key=lambda line: line.names[: column + 1])]
+        columns.append([size if place == 0 else 0 for size in runs for place in range(size)])
+    return [replace(line, spans=tuple(column[place] for column in columns)) for place, line in enumerate(lines)]
 
 
 def _keyed(table: Breakdown, count: int) -> Iterator[tuple[_Key, _Key]]:

@@ -69,7 +69,7 @@ def test_models_stand_side_by_side_where_tables_have_the_same_shape(made):
     size = found[0]
     assert size.beside
     assert [len(line.entries) for line in size.lines] == [4] * 8
-    assert [line.span for line in size.lines] == [4, 0, 0, 0] * 2
+    assert [line.spans for line in size.lines] == [(4, 1), (0, 1), (0, 1), (0, 1)] * 2
     assert [line.names[0].text for line in size.lines[::4]] == ["0 in prompt", "4k"]
     # right of both, then nodes of both
     rows = [[r for r in load_rows(folder / "rows.jsonl") if r.task == "puzzle"] for folder in made]
@@ -118,7 +118,9 @@ def test_lines_that_one_model_lacks_stay_in_order_and_empty(monkeypatch):
     answers = iter(([one], [other]))
     (sheet,) = sheets(runs, "t")["t"]
     assert not sheet.beside
-    assert [(line.span, line.run, line.entries[3].text) for line in sheet.lines] == [(2, 0, "10.0"), (0, 1, "20.0")]
+    assert [(line.spans, line.run, line.entries[3].text) for line in sheet.lines] == [
+        ((2,), 0, "10.0"), ((0,), 1, "20.0"),
+    ]  # fmt: skip
 
 
 def test_the_page_stays_whole_whatever_a_table_says(text):
