@@ -19,53 +19,26 @@ from typing import Any
 
 import numpy as np
 
+from evals.cells import CONTROLS, MEMORY, NATS, RATE, Cell, paired, tally
 from evals.cost import Cost, cost_path, log_cost, peak_bytes
 from evals.model import Document, MemoryModel, Question, State
 from evals.rows import Row, RowLog
 from evals.scorers import assess
-from evals.stats import Interval, McNemar, Proportion, bootstrap, mcnemar
 
-MEMORY = "memory"
-RATE, NATS = "rate", "nats"  # what a score is: a share of what is right, or nats a token, where less is better
-CONTROLS = ("zeroed", "shuffled", "swapped")
+__all__ = [
+    "CONTROLS",
+    "MEMORY",
+    "NATS",
+    "RATE",
+    "Cell",
+    "Progress",
+    "document_digest",
+    "evaluate",
+    "paired",
+    "tally",
+]
+
 _DIGEST_BLOCK = 1 << 16  # tokens hashed at a time, so that a long document is never held whole
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Score of one task at one length (tokens) under one control ("memory": the score itself).
-
-    ``successes`` is the sum of the scores of n questions, a whole number where each is right or wrong. ``documents``
-    says how many documents the questions come from: where it is smaller than n they are not quite independent and
-    the interval is somewhat too narrow. ``values`` holds the scores where one of them is not 0 or 1. ``unit`` is
-    "rate", a share of what is right, or "nats", where less is better.
-    """
-
-    task: str
-    length: int
-    control: str
-    successes: float
-    n: int
-    documents: int
-    values: tuple[float, ...] = ()
-    unit: str = RATE
-
-    @property
-    def rate(self) -> float:
-        """The mean score."""
-        return self.successes / self.n
-
-    @property
-    def interval(self) -> Interval:
-        """95%: Wilson's for rights and wrongs, a bootstrap of the mean for other scores."""
-        return bootstrap(self.values) if self.values else self.proportion.interval
-
-    @property
-    def proportion(self) -> Proportion:
-        """Rights out of n with their Wilson interval. ValueError where scores are not 0 or 1."""
-        if self.values:
-            raise ValueError(f"{self.task}: expected scores of 0 and 1, got others; use rate and interval")
-        return Proportion(int(self.successes), self.n)
 
 
 @dataclass(frozen=True)
@@ -154,45 +127,6 @@ def _progress(documents: Sequence[Document], going: Sequence[Sequence[int]], len
     tokens = sum(document.length for document in documents)
     missing = sum(documents[index].length for index in left)
     return Progress(len(documents) - len(left), len(documents), tokens - missing, tokens, length)
-
-
-def tally(rows: Iterable[Row]) -> list[Cell]:
-    """Cells of rows: tasks in order of appearance, lengths rising, the score before its controls."""
-    groups: dict[tuple[str, int, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.task, row.length, row.control), []).append(row)
-    tasks = list(dict.fromkeys(task for task, _, _ in groups))
-    order = (MEMORY, *CONTROLS)
-    cells = [_cell(*key, [row.value for row in group], group) for key, group in groups.items()]
-    return sorted(cells, key=lambda cell: (tasks.index(cell.task), cell.length, order.index(cell.control)))
-
-
-def _cell(task: str, length: int, control: str, values: Sequence[float], rows: Sequence[Row]) -> Cell:
-    binary = all(value in (0, 1) for value in values)
-    documents = len({row.digest for row in rows})
-    total = int(sum(values)) if binary else sum(values)
-    unit = NATS if rows[0].scorer == "value" else RATE
-    return Cell(task, length, control, total, len(rows), documents, () if binary else tuple(values), unit)
-
-
-def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
-    """McNemar's exact test of the score against ``control`` on the same questions, per (task, length).
-
-    Right is what is fully right. Nats a token are neither right nor wrong and left out; ``evals.tasks.perplexity.gain``
-    compares them.
-    """
-    pairs: dict[tuple[str, int], dict[tuple[str, int], dict[str, bool]]] = {}
-    for row in rows:
-        if row.control in (MEMORY, control) and row.scorer != "value":
-            questions = pairs.setdefault((row.task, row.length), {})
-            questions.setdefault((row.digest, row.question), {})[row.control] = row.correct
-    results = {}
-    for cell, questions in pairs.items():
-        both = [pair for pair in questions.values() if len(pair) == 2]
-        gained = sum(pair[MEMORY] and not pair[control] for pair in both)
-        lost = sum(pair[control] and not pair[MEMORY] for pair in both)
-        results[cell] = mcnemar(gained, lost)
-    return results
 
 
 def document_digest(document: Document) -> str:

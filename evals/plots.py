@@ -7,10 +7,11 @@ on without its global state, so that nothing else in the process is changed.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evals.memory_eval import CONTROLS, MEMORY, Cell
 from evals.report import short_count
@@ -28,6 +29,7 @@ _GREYS = {
     "swapped": ("#a0a0a0", (0, (7, 3))),
 }
 _INK = "#333333"
+_T = TypeVar("_T")
 
 
 def accuracy_over_length(
@@ -37,7 +39,7 @@ def accuracy_over_length(
     title: str = "What the memory holds",
     chance: float | None = None,
 ) -> Path:
-    """Draw accuracy (percent) by length (tokens, log2) to a PNG and return its path.
+    """Draw accuracy (percent) by length (tokens, log2; 0 left of a break) to a PNG and return its path.
 
     A line with its Wilson 95% band per task (n of each point in the legend), tasks a hair's breadth apart
     so that none hides another. Each control is one grey dashed line over all tasks together, successes
@@ -51,9 +53,9 @@ def accuracy_over_length(
     lengths = sorted({cell.length for cell in cells})
     for number, task in enumerate(tasks):
         scores = sorted((c for c in cells if (c.task, c.control) == (task, MEMORY)), key=lambda c: c.length)
-        _draw_task(axes, number, scores, _dodge(lengths, number, len(tasks)))
+        _draw_task(axes, number, scores, lengths, _dodge(lengths, number, len(tasks)))
     for control in CONTROLS:
-        _draw_control(axes, control, _pool(cells, control))
+        _draw_control(axes, control, {_at(x, lengths): pooled for x, pooled in _pool(cells, control).items()})
     if chance is not None:
         axes.axhline(100 * chance, color=_INK, linewidth=0.7, zorder=1, label=f"chance, {100 * chance:.0f}%")
     axes.set_ylim(-2, 102)
@@ -83,35 +85,41 @@ def lines(
     if not drawn:
         raise ValueError("expected at least one point, got none; measure before drawing")
     figure, axes = _canvas(title, xlabel, ylabel)
+    lengths = sorted({x for points in drawn.values() for x, _ in points})
     for number, (name, points) in enumerate(drawn.items()):
-        x, y = zip(*points, strict=True)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+        for part, label in _over_break(points, lambda point: point[0], name):
+            x, y = zip(*((_at(length, lengths), value) for length, value in part), strict=True)
+            axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
     if log_y:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter("{x:,.6g}")
         axes.set_ylim(0, 1.1 * max(y for points in drawn.values() for _, y in points) or 1)
-    _length_axis(axes, sorted({x for points in drawn.values() for x, _ in points}))
+    _length_axis(axes, lengths)
     _legend(axes)
     return _save(figure, path)
 
 
-def _draw_task(axes: Axes, number: int, scores: Sequence[Cell], dodge: float) -> None:
+def _draw_task(axes: Axes, number: int, cells: Sequence[Cell], lengths: Sequence[int], dodge: float) -> None:
     """One task: its rates, and the band of its intervals (a bar where there is one length only)."""
-    x = [cell.length * dodge for cell in scores]
+    for scores, label in _over_break(cells, lambda cell: cell.length, cells[0].task.replace("_", " ")):
+        _draw_part(axes, number, scores, [_at(cell.length, lengths) * dodge for cell in scores], label)
+
+
+def _draw_part(axes: Axes, number: int, scores: Sequence[Cell], x: Sequence[float], label: str) -> None:
+    """Cells of one task on one side of the break."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    low, high = zip(*(cell.proportion.interval for cell in scores), strict=True)
+    low, high = zip(*(cell.interval for cell in scores), strict=True)
     if len(scores) > 1:
         axes.fill_between(x, _percent(low), _percent(high), color=colour, alpha=0.13, linewidth=0)
     else:
         axes.vlines(x, _percent(low), _percent(high), color=colour, alpha=0.4, linewidth=4)
-    rates = _percent([cell.proportion.rate for cell in scores])
-    label = scores[0].task.replace("_", " ")
+    rates = _percent([cell.rate for cell in scores])
     axes.plot(x, rates, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label, zorder=3)
 
 
-def _draw_control(axes: Axes, control: str, pooled: Mapping[int, Proportion]) -> None:
+def _draw_control(axes: Axes, control: str, pooled: Mapping[float, Proportion]) -> None:
     """One control over all tasks; at a single length a short dash, which a line would not show."""
     if not pooled:
         return
@@ -125,8 +133,21 @@ def _draw_control(axes: Axes, control: str, pooled: Mapping[int, Proportion]) ->
 
 def _dodge(lengths: Sequence[int], number: int, count: int) -> float:
     """A factor that sets tasks slightly apart, so that equal rates do not hide each other."""
-    step = (lengths[-1] / lengths[0]) ** 0.006 if len(lengths) > 1 else 1.08
+    step = (_at(lengths[-1], lengths) / _at(lengths[0], lengths)) ** 0.006 if len(lengths) > 1 else 1.08
     return float(step ** (number - (count - 1) / 2))
+
+
+def _at(length: float, lengths: Sequence[int]) -> float:
+    """Where a length stands: at itself, and 0, which has no logarithm, well left of the least of the others."""
+    others = [other for other in lengths if other > 0] or [1]
+    return length if length > 0 else others[0] / max(4.0, (others[-1] / others[0]) ** 0.2)
+
+
+def _over_break(items: Sequence[_T], length: Callable[[_T], int], label: str) -> list[tuple[list[_T], str]]:
+    """What stands at 0, and the rest: no line leads over the break. One of them bears the label."""
+    alone, rest = ([item for item in items if bool(length(item)) == side] for side in (False, True))
+    parts = [(part, "") for part in (alone, rest) if part]
+    return [*parts[:-1], (parts[-1][0], label)]
 
 
 def _canvas(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -146,17 +167,23 @@ def _canvas(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _length_axis(axes: Axes, lengths: Sequence[int]) -> None:
-    """Base-2 axis with a tick at each length measured, fewer where their labels would touch."""
+    """Base-2 axis with a tick at each length measured, fewer where their labels would touch; 0 left of a break."""
     axes.set_xscale("log", base=2)
     kept: list[int] = []
-    gap = (lengths[-1] / lengths[0]) ** (1 / 12)
+    first, last = _at(lengths[0], lengths), _at(lengths[-1], lengths)
+    gap = (last / first) ** (1 / 12)
     for length in reversed(lengths):  # the longest is the point of the picture: keep it
-        if not kept or kept[-1] / length >= gap:
+        if not kept or _at(kept[-1], lengths) / _at(length, lengths) >= gap:
             kept.append(length)
-    axes.set_xticks(kept, [short_count(length) for length in kept])
+    names = [short_count(length) if length else "in prompt" for length in kept]
+    axes.set_xticks([_at(length, lengths) for length in kept], names)
     axes.minorticks_off()
     if len(lengths) == 1:
-        axes.set_xlim(lengths[0] / 2, lengths[0] * 2)
+        axes.set_xlim(first / 2, first * 2)
+    elif lengths[0] == 0:
+        middle = math.sqrt(first * lengths[1])
+        axes.text(middle, 0, "//", transform=axes.get_xaxis_transform(), ha="center", va="center", color=_INK,
+                  bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
 
 
 def _legend(axes: Axes, heading: str | None = None) -> None:

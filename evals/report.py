@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from evals.memory_eval import CONTROLS, MEMORY, NATS, RATE, Cell
+from evals.breakdowns import Breakdown, Entry, Estimate
+from evals.cells import CONTROLS, MEMORY, NATS, RATE, Cell
 from evals.stats import smallest_drop
 
 
@@ -65,13 +67,15 @@ def _meaning(cells: Sequence[Cell]) -> list[str]:
 
 def _cluster_note(cells: Sequence[Cell]) -> list[str]:
     """Where several questions share a document: they are not quite independent."""
-    shared = [cell for cell in cells if cell.control == MEMORY and cell.documents < cell.n]
-    if not shared:
-        return []
-    said = [
-        f"  {cell.task}, {cell.length:,} tokens: {cell.n} questions to {cell.documents} documents" for cell in shared
-    ]
-    return ["Questions that share a document make an interval somewhat too narrow:", *said]
+    scores = [cell for cell in cells if cell.control == MEMORY]
+    said = []
+    if drawn := [cell for cell in scores if cell.samples]:
+        said.append("Samples of one question count together, so that intervals are over questions:")
+        said += [f"  {c.task}, {c.length:,} tokens: {c.n} answers to {c.questions} questions" for c in drawn]
+    if shared := [cell for cell in scores if cell.documents < cell.questions]:
+        said.append("Questions that share a document make an interval somewhat too narrow:")
+        said += [f"  {c.task}, {c.length:,} tokens: {c.questions} questions to {c.documents} documents" for c in shared]
+    return said
 
 
 def to_json(cells: Sequence[Cell], **extra: Any) -> str:
@@ -88,9 +92,85 @@ def short_count(count: int) -> str:
     return str(count)
 
 
+def breakdown_text(tables: Sequence[Breakdown]) -> str:
+    """Tables of ``evals.breakdowns`` for a terminal: columns aligned, numbers with interval and n, notes below."""
+    return "\n\n".join(_breakdown(table) for table in tables)
+
+
+def breakdown_json(tables: Sequence[Breakdown]) -> list[dict[str, Any]]:
+    """Tables of ``evals.breakdowns`` as JSON can hold them, for ``to_json(cells, breakdowns=...)``.
+
+    An estimate is an object with ``value``, ``low``, ``high``, ``n`` and ``percent`` (whether people read it in
+    percent; the numbers themselves are fractions). What is undefined (not finite) is null.
+    """
+    return [
+        {
+            "task": table.task,
+            "title": table.title,
+            "columns": list(table.columns),
+            "lines": [[_plain(entry) for entry in line] for line in table.lines],
+            "note": table.note,
+        }
+        for table in tables
+    ]
+
+
+def estimate_text(estimate: Estimate) -> tuple[str, str]:
+    """A number as people read it, and its interval in brackets or nothing; percent with one decimal."""
+    ends = estimate.interval
+    return _number(estimate.value, estimate.percent), (
+        f"[{', '.join(_number(end, estimate.percent) for end in ends)}]" if ends else ""
+    )
+
+
+def entry_text(entry: Entry) -> str:
+    """An entry of a breakdown in one line."""
+    if entry is None:
+        return "-"
+    if isinstance(entry, Estimate):
+        size = "" if entry.n is None else f"n={entry.n:,}"
+        return " ".join(part for part in (*estimate_text(entry), size) if part)
+    if isinstance(entry, int):
+        return f"{entry:,}"
+    # What a model said may stand here: nothing that moves a cursor, or text against its direction.
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(entry.split()))
+
+
+def _breakdown(table: Breakdown) -> str:
+    lines = [list(table.columns), *([entry_text(entry) for entry in line] for line in table.lines)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
+    # Whole numbers end below one another, all else begins so.
+    whole = [all(isinstance(line[i], int | None) for line in table.lines) for i in range(len(widths))]
+    out = [f"{table.task}: {table.title}"]
+    for line in lines:
+        cells = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, whole, strict=True)
+        ]
+        out.append(("  " + "  ".join(cells)).rstrip())
+    return "\n".join([*out, *textwrap.wrap(table.note, 80)])
+
+
+def _number(value: float, percent: bool) -> str:
+    if not math.isfinite(value):
+        return "undefined"
+    if percent:
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.4g}"
+
+
+def _plain(entry: Entry) -> Any:
+    if not isinstance(entry, Estimate):
+        return entry
+    low, high = entry.interval or (None, None)
+    numbers = {"value": entry.value, "low": low, "high": high}
+    finite = {name: None if x is None or not math.isfinite(x) else float(x) for name, x in numbers.items()}
+    return {**finite, "n": entry.n, "percent": entry.percent}
+
+
 def _record(cell: Cell) -> dict[str, Any]:
     low, high = cell.interval
-    plain = {name: value for name, value in asdict(cell).items() if name != "values"}
+    plain = {name: value for name, value in asdict(cell).items() if name not in ("values", "samples")}
     return {**plain, "rate": cell.rate, "low": low, "high": high}
 
 
@@ -120,7 +200,7 @@ def _power_note(cells: Sequence[Cell]) -> list[str]:
     scores = [cell for cell in cells if cell.control == MEMORY and cell.unit == RATE]
     if len({cell.length for cell in scores}) < 2:
         return []
-    smallest = min(cell.n for cell in scores)
+    smallest = min(cell.questions for cell in scores)
     drop = smallest_drop(smallest, 0.97)
     if drop > 0.97:
         return [f"n={smallest} is too small to show a fall between lengths."]

@@ -77,14 +77,48 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     _check_counts(successes, n)
     _check_open("confidence", confidence)
+    return _score_interval(successes / n, n, confidence)
+
+
+def wilson_clustered(sums: Sequence[float], counts: Sequence[int], confidence: float = 0.95) -> Interval:
+    """Wilson interval of a mean of scores in [0, 1] that come in clusters, such as samples of one prompt.
+
+    ``sums`` are the scores of each cluster added up, ``counts`` how many they are. With m clusters, n scores in all,
+    p their mean and the variance of that mean between clusters::
+
+        v = m / (m - 1) · sum_i (sum_i - p · count_i)² / n²
+
+    n scores are worth p(1 - p) / v independent ones, at most n and at least 1, and Wilson's formula is used with that
+    number: Kish's effective sample size ("Survey Sampling", 1965, sec. 8.2) in a score interval, as N. Dean and
+    M. Pagano studied it ("Evaluating confidence interval methods for binomial proportions in clustered surveys",
+    J. Surv. Stat. Methodol. 3 (2015), 484-503). Where the mean is 0 or 1, or there is one cluster, nothing is known
+    of v, and n scores are worth m.
+
+    Raises ValueError on no clusters, an empty one, or sums that scores in [0, 1] cannot have.
+    """
+    _check_open("confidence", confidence)
+    if not sums or len(sums) != len(counts):
+        raise ValueError(f"expected a count for each of one or more clusters, got {len(sums)} and {len(counts)}")
+    for total, count in zip(sums, counts, strict=True):
+        _check_counts(total, count)
+    m, n = len(sums), sum(counts)
+    p = min(1.0, sum(sums) / n)
+    if m == 1 or p in (0, 1):
+        return _score_interval(p, m, confidence)
+    spread = sum((total - p * count) ** 2 for total, count in zip(sums, counts, strict=True))
+    variance = m / (m - 1) * spread / n**2
+    worth = min(float(n), max(1.0, p * (1 - p) / variance)) if variance > 0 else float(n)
+    return _score_interval(p, worth, confidence)
+
+
+def _score_interval(p: float, n: float, confidence: float) -> Interval:
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p = successes / n
     scale = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
     # At 0 and at n successes the formula gives 0 and 1 exactly; rounding would leave 1e-17 beside them.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
+    low = 0.0 if p == 0 else max(0.0, centre - half)
+    high = 1.0 if p == 1 else min(1.0, centre + half)
     return Interval(low, high)
 
 
@@ -304,7 +338,7 @@ def _binomial(k: int, n: int, p: float) -> float:
     return math.exp(choices + k * math.log(p) + (n - k) * math.log1p(-p))
 
 
-def _check_counts(successes: int, n: int) -> None:
+def _check_counts(successes: float, n: int) -> None:
     if n < 1:
         raise ValueError(f"expected a sample of at least 1, got n={n}; leave empty cells out")
     if not 0 <= successes <= n:

@@ -80,7 +80,7 @@ def _asset(name: str) -> str:
 
 def _context(runs: Sequence[Run]) -> dict[str, Any]:
     """All that the templates show."""
-    from evals.page import figures, ruler, summary
+    from evals.page import broken_down, families, figures, ruler, summary
     from evals.page.compare import compare
     from evals.page.numbers import Numbers
     from evals.page.samples import Samples, grouped
@@ -101,6 +101,8 @@ def _context(runs: Sequence[Run]) -> dict[str, Any]:
         "nats": numbers.results(nats),
         "curves": [figures.over_length(numbers, task, f"curve-{i}") for i, task in enumerate(numbers.rates)],
         "nats_curves": [figures.over_length(numbers, task, f"nats-{i}") for i, task in enumerate(nats)],
+        "families": families.families(numbers, samples, "size"),
+        "breakdowns": broken_down.sheets(runs, "table"),
         "heat_maps": figures.heat_maps(numbers, samples, "heat"),
         "distances": distances,
         "comparisons": _by(comparisons, lambda one: (one.first, one.second)),

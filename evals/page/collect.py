@@ -105,7 +105,15 @@ def load(file: Path, name: str = "") -> Run:
 
 
 def label(row: Row, answer: Any) -> str:
-    """An expected or given answer in words: places of the memory tasks have numbers in their rows."""
+    """An expected or given answer in words: places of the memory tasks have numbers in their rows.
+
+    Of what was measured (a dictionary) it is the text, and how likely the right answer was where that is known.
+    """
+    if isinstance(answer, dict):
+        said = str(answer["text"]) if "text" in answer else json.dumps(answer, ensure_ascii=False, default=str)
+        nats = answer.get("nats")
+        known = isinstance(nats, int | float) and not isinstance(nats, bool)
+        return f"{said} (right answer: {nats:.4g} nats)" if known else said
     if isinstance(answer, tuple | list):
         return " · ".join(str(part) for part in answer)
     if row.scorer == "" and row.task in LABELLED and isinstance(answer, int):
@@ -155,7 +163,7 @@ def _check(file: Path, row: Row) -> None:
     numbers = isinstance(row.length, int) and (row.score is None or isinstance(row.score, int | float))
     if numbers and not math.isfinite(row.value):  # of a model whose logits overflow
         raise ValueError(f"{file}: expected scores that are numbers, got {row.value} for {row.key}; remove that row")
-    if not numbers or row.length < 1 or any(not 0 <= start < stop <= row.length for start, stop in row.evidence):
+    if not numbers or row.length < 0 or any(not 0 <= start < stop <= row.length for start, stop in row.evidence):
         raise ValueError(f"{file}: expected a score and evidence inside the document, got {row}; remove that row")
 
 

@@ -1,6 +1,7 @@
 """Two models on the same questions: which answers belong together, and whether the difference could be luck.
 
-Rights and wrongs go through McNemar's exact test, other scores through a bootstrap of the paired differences; all
+Rights and wrongs go through McNemar's exact test, other scores, and several samples of one question, through a
+bootstrap of the paired differences, documents drawn whole; all
 p-values of a page that compare models are one family, and Holm's procedure corrects for its size.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from evals.memory_eval import MEMORY
+from evals.cells import MEMORY, samples_of
 from evals.page.collect import Run
 from evals.rows import Row
 from evals.stats import Interval, agresti_min, bootstrap, bootstrap_p, holm, mcnemar
@@ -26,7 +27,8 @@ class Comparison:
         n: questions that both answered.
         difference: mean score of the first less that of the second.
         interval: 95% of it: Agresti and Min's for rights and wrongs, else a bootstrap over documents.
-        only_first, only_second: questions right in one alone; None where scores are not right or wrong.
+        only_first, only_second: questions right in one alone; None where scores are not right or wrong, or several
+            are samples of one question.
         p_value: two-sided, of this comparison alone.
         p_holm: corrected for all comparisons of the family.
         same_documents: whether the pairs are of the same tokens; else of the same question asked at the same number.
@@ -92,7 +94,7 @@ def _comparison(first: str, second: str, pairs: Sequence[tuple[Row, Row]], same:
     values = [(one.value, other.value) for one, other in pairs]
     differences = [one - other for one, other in values]
     only_first = only_second = None
-    if all(value in (0, 1) for both in values for value in both):
+    if all(value in (0, 1) for both in values for value in both) and not samples_of([one for one, _ in pairs]):
         only_first = sum(one > other for one, other in values)
         only_second = sum(other > one for one, other in values)
         p_value = mcnemar(only_first, only_second).p_value

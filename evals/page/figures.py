@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from evals.cost import Cost
 from evals.page.collect import Run
-from evals.page.numbers import Number, Numbers, name_of
+from evals.page.numbers import Number, Numbers, name_of, tokens
 from evals.page.samples import Samples
 from evals.page.svg import Axis, Point, Series, Square, axis_to, curves, heat_map, percent_axis
 from evals.positions import Bin, by_depth, by_tokens, by_updates
 from evals.report import short_count
 
 DEPTHS = 11
+READ = "tokens read"
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class CostLine:
-    """What one model took at one length."""
+    """What one model took at one length; no ``speed`` of reading where nothing was read."""
 
     run: int
     length: int
     documents: int
-    speed: float
+    speed: float | None
     read_seconds: float
     ask_seconds: float
     peak_bytes: int
@@ -56,17 +57,17 @@ def over_length(numbers: Numbers, task: str, ident: str) -> Figure:
             series.append(Series(model.name, run, tuple(_point(model.name, x, n, _tokens(x)) for x, n in found)))
     for length in lengths:
         lines.append((f"{length:,}", *(numbers.get(one.number, task, length) for one in series)))
-    return _figure(numbers, task, ident, name_of(task), series, ("tokens",), lines, "tokens read", "tokens read")
+    return _figure(numbers, task, ident, name_of(task), series, ("tokens",), lines, READ, "tokens read")
 
 
 def over_distance(numbers: Numbers, samples: Samples, ident: str) -> dict[str, list[Figure]]:
     """By task, where there is evidence: by tokens behind it, and by updates of the memory where segments are known."""
     figures: dict[str, list[Figure]] = {}
-    tokens = [by_tokens(run.rows) for run in numbers.runs]
+    behind = [by_tokens(run.rows) for run in numbers.runs]
     updates = [by_updates(run.rows, run.segment) if run.segment else [] for run in numbers.runs]
     for place, task in enumerate(numbers.tasks):
         for kind, bins, label in (
-            ("tokens", tokens, "tokens between evidence and question"),
+            ("tokens", behind, "tokens between evidence and question"),
             ("updates", updates, "memory updates between evidence and question"),
         ):
             of_task = [[one for one in found if one.task == task] for found in bins]
@@ -103,7 +104,7 @@ def costs(runs: Sequence[Run]) -> list[CostLine]:
 
 def cost_figures(runs: Sequence[Run], lines: Sequence[CostLine], ident: str) -> list[Figure]:
     """Tokens a second, and peak memory, over length."""
-    kinds: tuple[tuple[str, str, Callable[[CostLine], float], Callable[[float], str]], ...] = (
+    kinds: tuple[tuple[str, str, Callable[[CostLine], float | None], Callable[[float], str]], ...] = (
         ("Reading speed", "tokens a second", lambda line: line.speed, _thousands),
         ("Peak memory", "GiB", lambda line: line.peak_bytes / 2**30, lambda y: f"{y:g}"),
     )
@@ -111,7 +112,7 @@ def cost_figures(runs: Sequence[Run], lines: Sequence[CostLine], ident: str) -> 
     for number, (title, unit, value, text) in enumerate(kinds):
         series = []
         for run, model in enumerate(runs):
-            points = [(line.length, value(line)) for line in lines if line.run == run]
+            points = [(line.length, y) for line in lines if line.run == run and (y := value(line)) is not None]
             said = f"{model.name}, "
             series.append(Series(model.name, run, tuple(
                 Point(x, y, y, y, "#cost-table", f"{said}{_tokens(x)}: {y:,.4g} {unit}") for x, y in points
@@ -122,7 +123,7 @@ def cost_figures(runs: Sequence[Run], lines: Sequence[CostLine], ident: str) -> 
             axis = axis_to(top, unit, text)
             name = f"{ident}-{number}"
             desc = f"{title} in {unit} over tokens read, from 0. The numbers are in the table below."
-            picture = curves(drawn, axis, ident=name, title=title, desc=desc)
+            picture = curves(drawn, axis, ident=name, title=title, desc=desc, x_label=READ, apart=True)
             shown = tuple(one.number for one in drawn)
             figures.append(Figure(name, f"{title}, {unit}", picture, shown, (), ()))
     return figures
@@ -132,7 +133,7 @@ def _cost(run: int, length: int, found: Sequence[Cost]) -> CostLine:
     documents, read = sum(c.documents for c in found), sum(c.read_seconds for c in found)
     questions, asked = sum(c.questions for c in found), sum(c.ask_seconds for c in found)
     return CostLine(
-        run, length, documents, length * documents / read if read > 0 else 0.0,
+        run, length, documents, length * documents / read if length and read > 0 else None,
         read / documents if documents else 0.0, asked / questions if questions else 0.0,
         max(c.peak_bytes for c in found),
     )  # fmt: skip
@@ -172,7 +173,7 @@ def _figure(
         series, axis, ident=ident, title=f"{title}: {unit}", x_label=x_label,
         desc=f"{unit} over {over}, a curve with a 95% band for {', '.join(one.name for one in series)}. "
         "The numbers are in the table behind it.",
-        line=None if chance is None else (100 * chance, "chance"),
+        line=None if chance is None else (100 * chance, "chance"), apart=x_label == READ,
     )  # fmt: skip
     shown = tuple(one.number for one in series)
     return Figure(ident, title, picture, shown, (*first, *(one.name for one in series)), tuple(lines))
@@ -220,7 +221,7 @@ def _thousands(value: float) -> str:
 
 
 def _tokens(length: float) -> str:
-    return f"{short_count(int(length))} tokens"
+    return tokens(int(length))
 
 
 def _reach(one: Bin) -> str:

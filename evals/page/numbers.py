@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evals.memory_eval import CONTROLS, MEMORY, Cell, tally
+from evals.cells import CONTROLS, MEMORY, Cell, samples_of, tally
 from evals.page.collect import Run
 from evals.page.compare import documents_of
 from evals.page.samples import Samples
@@ -19,13 +19,15 @@ from evals.stats import bootstrap_p, holm, mcnemar, smallest_drop, smallest_effe
 class Number:
     """A mean score with its 95% interval, as it is written.
 
-    ``nats`` is whether it is nats a token (lower is better) and no rate.
+    ``questions`` is how many different ones the n answers are to. ``nats`` is whether it is nats a token (lower is
+    better) and no rate.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    questions: int
     documents: int
     href: str
     nats: bool
@@ -102,7 +104,7 @@ class Numbers:
     def number(self, cell: Cell, href: str) -> Number:
         """A cell as a number that links to its answers."""
         low, high = cell.interval
-        return Number(cell.rate, low, high, cell.n, cell.documents, href, cell.task in self.nats)
+        return Number(cell.rate, low, high, cell.n, cell.questions, cell.documents, href, cell.task in self.nats)
 
     def get(self, run: int, task: str, length: int, control: str = MEMORY) -> Number | None:
         """A number, if there were such questions."""
@@ -146,14 +148,17 @@ class Numbers:
         return lines
 
     def _against_zeroed(self, run: int, task: str, length: int) -> float | None:
-        """McNemar's exact test where answers are right or wrong, else a bootstrap of the paired differences."""
+        """McNemar's exact test where answers are right or wrong, else a bootstrap of the paired differences.
+
+        A bootstrap too where several answers are samples of one question.
+        """
         rows = self._rows[run].get((task, length), ())
         zeroed = {(row.digest, row.question): row for row in rows if row.control == "zeroed"}
         scores = [row for row in rows if row.control == MEMORY and (row.digest, row.question) in zeroed]
         pairs = [(row.value, zeroed[row.digest, row.question].value) for row in scores]
         if not pairs:
             return None
-        if all(value in (0, 1) for pair in pairs for value in pair):
+        if all(value in (0, 1) for pair in pairs for value in pair) and not samples_of(scores):
             return mcnemar(sum(one > other for one, other in pairs), sum(other > one for one, other in pairs)).p_value
         return bootstrap_p([one - other for one, other in pairs], documents_of(scores))
 
@@ -167,7 +172,7 @@ class Numbers:
         there = [number for number in row if number]
         if task in self.nats or not there:
             return ""
-        n, best = min(number.n for number in there), max(number.mean for number in there)
+        n, best = min(number.questions for number in there), max(number.mean for number in there)
         said = []
         if best > 0:
             drop = smallest_drop(n, min(best, 1.0))
@@ -197,8 +202,8 @@ def name_of(task: str) -> str:
 
 
 def tokens(length: int) -> str:
-    """A length in words."""
-    return f"{short_count(length)} tokens"
+    """A length in words; where nothing was read, the problem stands in the question."""
+    return f"{short_count(length)} tokens" if length else "0 tokens, all in the prompt"
 
 
 def signed(value: float, places: int) -> str:

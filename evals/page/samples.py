@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evals.memory_eval import MEMORY
 from evals.page.collect import Run, label
@@ -13,13 +14,18 @@ from evals.rows import Row
 
 MOST = 12  # answers of one cell in the page; of a control, a quarter
 _ALL = 2000  # answers in the page, about
-_TEXT = 160  # characters of a text
+_TEXT = 160  # characters of a text of one line
+_BLOCK, _LINES = 480, 12  # characters and lines of one of several
+_DETAIL = 240  # characters of all details of a row
 _Cell = tuple[int, str, int, str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer as the page shows it; ``value`` is None where it is just right or wrong."""
+    """One answer as the page shows it; ``value`` is None where it is just right or wrong.
+
+    ``detail`` is what else its row says of it. Texts of several lines, such as code, keep their lines.
+    """
 
     ident: str
     document: int
@@ -31,6 +37,7 @@ class Sample:
     depth: float | None
     tokens: int | None
     updates: int | None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,13 @@ class Samples:
             number, task, length, control = key
             ident = f"s{number}-{tasks.index(task)}-{length}" + ("" if control == MEMORY else f"-{control}")
             chosen = choose(rows, most if control == MEMORY else max(1, most // 4))
-            shown = []
+            answers = []
             for place, row in enumerate(chosen):
                 self._places[number, row.key] = f"{ident}-{place}"
-                shown.append(_sample(f"{ident}-{place}", row, runs[number].segment))
+                answers.append(_sample(f"{ident}-{place}", row, runs[number].segment))
             self.groups[key] = Group(
                 ident, number, task, length, control, len(rows),
-                sum(row.correct for row in rows), rows[0].scorer == "value", tuple(shown),
+                sum(row.correct for row in rows), rows[0].scorer == "value", tuple(answers),
             )  # fmt: skip
 
     def link(self, run: int, task: str, length: int, control: str = MEMORY) -> str:
@@ -109,20 +116,52 @@ def clean(text: str, most: int = _TEXT) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda m: chr(0x2421 if m[0] == "\x7f" else 0x2400 + ord(m[0])), whole)
 
 
+def shown(text: str) -> str:
+    """As ``clean``; but text of several lines keeps them (a few), so that code can be read."""
+    lines = text.replace("\r\n", "\n").strip("\n").expandtabs(4).split("\n")
+    if len(lines) < 2:
+        return clean(text)
+    kept = "\n".join(lines[:_LINES])
+    cut = len(lines) > _LINES or len(kept) > _BLOCK
+    whole = "\n".join(clean(line, _BLOCK) for line in kept[:_BLOCK].split("\n"))
+    return f"{whole}… ({len(lines):,} lines, {len(text):,} characters)" if cut else whole
+
+
+def details(detail: Mapping[str, Any] | None) -> str:
+    """What a row says beyond its score, short: ``verdict: timeout; size: 3x3; seconds: 0.123``."""
+    if not isinstance(detail, Mapping):
+        return ""
+    said = (f"{str(name).replace('_', ' ')}: {_detail(value)}" for name, value in detail.items() if value is not None)
+    return clean("; ".join(said), _DETAIL)
+
+
+def _detail(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return clean(" ".join(f"{name}={_detail(item)}" for name, item in value.items()), _TEXT // 2)
+    if isinstance(value, list | tuple):
+        return clean(", ".join(_detail(item) for item in value), _TEXT // 2)
+    return clean(str(value), _TEXT // 2)
+
+
 def _sample(ident: str, row: Row, segment: int | None) -> Sample:
-    where = position(row, segment or row.length)
+    where = position(row, segment or max(1, row.length))
     binary = row.value in (0, 1) and row.scorer != "value"
     return Sample(
         ident,
         row.document,
-        clean(row.asked),
-        clean(label(row, row.expected)),
-        clean(label(row, row.answered)),
+        shown(row.asked),
+        shown(label(row, row.expected)),
+        shown(label(row, row.answered)),
         row.correct,
         None if binary else row.value,
         None if where is None else where.depth,
         None if where is None else where.tokens,
         None if where is None or segment is None else where.updates,
+        details(row.detail),
     )
 
 

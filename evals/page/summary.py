@@ -58,7 +58,7 @@ def headline(runs: Sequence[Run], numbers: Numbers) -> str:
     """One line: models, tasks, lengths, questions."""
     questions = sum(row.control == MEMORY for run in runs for row in run.rows)
     lengths = sorted({row.length for run in runs for row in run.rows})
-    parts = [_count(len(runs), "model"), _count(len(numbers.tasks), "task"), _span(lengths) + " tokens"]
+    parts = [_count(len(runs), "model"), _count(len(numbers.tasks), "task"), _reach(lengths)]
     return " · ".join([*parts, f"{questions:,} scored answers"])
 
 
@@ -80,11 +80,13 @@ def findings(numbers: Numbers, comparisons: Sequence[Comparison], controls: Sequ
             f"{sum(line.helps for line in tested)} of {_count(len(tested), 'cell')}."
         )
     rates = [number for task in numbers.rates for line in numbers.results([task])[task] for number in line.numbers]
-    sizes = [number.n for number in rates if number]
+    sizes = [number.questions for number in rates if number]
     if sizes:
         spread = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         said.append(f"Each rate rests on {spread} questions; the column “could show” says what would go unseen.")
-    if any(number and number.documents < number.n for number in rates):
+    if any(number and number.questions < number.n for number in rates):
+        said.append("Some answers are samples of one question; their intervals and tests are over questions.")
+    if any(number and number.documents < number.questions for number in rates):
         said.append("Some questions share a document, which makes their intervals somewhat too narrow.")
     return said
 
@@ -133,6 +135,10 @@ def _plain(value: Any) -> str:
 def _span(lengths: Sequence[int]) -> str:
     first, last = short_count(lengths[0]), short_count(lengths[-1])
     return first if first == last else f"{first} to {last}"
+
+
+def _reach(lengths: Sequence[int]) -> str:
+    return f"{_span(lengths)} tokens" if lengths[-1] else "all in the prompt"
 
 
 def _count(count: int, what: str) -> str:

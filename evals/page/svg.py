@@ -19,12 +19,17 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 12, 38
 _STYLES = 6  # colours and markers before they repeat, with dashes
 _EDGE = 18.0  # units left free at both ends of the axis
 _BANDS = 3  # series that may have bands; more of them would lie over one another
+_APART = 72.0  # units between 0 and the first number of a broken axis
+_IN_PROMPT = "in prompt"  # what 0 tokens read are called
 _DODGE = 7.0  # units between series, so that equal numbers do not hide each other
 
 
 @dataclass(frozen=True)
 class Point:
-    """One number (``x`` >= 0; 0 stands at the left edge), its interval, where it links and what it says."""
+    """One number (``x`` >= 0; 0 stands at the left edge), its interval, where it links and what it says.
+
+    ``number`` is whose marker it bears, where the points of a series are of several models.
+    """
 
     x: float
     y: float
@@ -32,11 +37,12 @@ class Point:
     high: float
     href: str
     said: str
+    number: int | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one model; ``number`` is its colour and its marker everywhere on the page."""
+    """Points of one model; ``number`` is its colour and its marker everywhere on the page, -1 where it is of many."""
 
     name: str
     number: int
@@ -79,27 +85,45 @@ def curves(
     desc: str,
     x_label: str = "tokens read",
     line: tuple[float, str] | None = None,
+    apart: bool = False,
+    linear: bool = False,
+    floor: tuple[float, str] | None = None,
+    x_text: Callable[[int], str] = short_count,
 ) -> str:
-    """Lines over a base-2 axis with a band for the intervals; whiskers for one point, or for many series.
+    """Lines over a base-2 (or ``linear``) axis with a band for the intervals; whiskers for one point, or many series.
 
-    ``line`` is a level to compare with, such as chance, and its name. ``ident`` makes the ids of the picture.
+    ``line`` is a level to compare with, such as chance, and its name; ``floor`` another, below which nothing can be
+    seen, named under the axis where no curve lies over it. ``ident`` makes the ids of the picture. With
+    ``apart`` 0 is no small number but another case (nothing read, all in the prompt): it has a place of its own to the
+    left of a broken axis, named, and no line leads over the break but a dotted one.
     """
     ticks = sorted({point.x for one in series for point in one.points})
-    place = _x_scale(ticks)
-    parts = [_open(ident, title, desc, WIDTH, HEIGHT), _grid(axis), *_x_ticks(ticks, place)]
+    apart = apart and bool(ticks) and ticks[0] <= 0
+    place = _linear(ticks) if linear else _x_scale(ticks, apart)
+    parts = [_open(ident, title, desc, WIDTH, HEIGHT), _grid(axis), *_x_ticks(ticks, place, x_text, apart)]
+    if apart and len(ticks) > 1:
+        parts.append(_break((place(ticks[0]) + place(ticks[1])) / 2))
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    if line is not None:
-        y = _y(axis, line[0])
-        parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+    for level in (line, floor):
+        if level is not None:
+            kind = "level" if level is line else "level floor"
+            parts.append(f'<path class="{kind}" d="M{_LEFT} {_y(axis, level[0]):.1f}H{WIDTH - _RIGHT}"/>')
     shifts = _shifts(len(series), ticks, place)
     for one, shift in zip(series, shifts, strict=True):
-        draw = _band if len(one.points) > 1 and len(series) <= _BANDS else _whiskers
-        parts.append(draw(one, axis, place, shift))
-    parts += [_line(one, axis, place, shift) for one, shift in zip(series, shifts, strict=True)]
+        alone = tuple(point for point in one.points if apart and point.x <= 0)
+        rest = one.points[len(alone) :]
+        if len(rest) > 1 and len(series) <= _BANDS:
+            parts += [_band(rest, one.number, axis, place, shift), _whiskers(alone, one.number, axis, place, shift)]
+        else:
+            parts.append(_whiskers(one.points, one.number, axis, place, shift))
+    parts += [_line(one, axis, place, shift, apart) for one, shift in zip(series, shifts, strict=True)]
     if line is not None:  # its name above all, or a band would lie over it
         y = _y(axis, line[0]) - 4
         parts.append(f'<text class="axis named" x="{_LEFT + 4}" y="{y:.1f}">{escape(line[1])}</text>')
+    if floor is not None:
+        x, y = WIDTH - _RIGHT, HEIGHT - 4
+        parts.append(f'<text class="axis" x="{x}" y="{y}" text-anchor="end">\u22ef {escape(floor[1])}</text>')
     return "".join((*parts, "</svg>"))
 
 
@@ -179,20 +203,33 @@ def _open(ident: str, title: str, desc: str, width: float, height: float, max_wi
     )
 
 
-def _x_scale(ticks: Sequence[float]) -> Callable[[float], float]:
-    """Base-2 places; 0 stands one halving left of the smallest number, a single length in the middle."""
+def _x_scale(ticks: Sequence[float], apart: bool = False) -> Callable[[float], float]:
+    """Base-2 places; 0 stands one halving left of the smallest number, a single length in the middle.
+
+    With ``apart`` 0 has the left edge, and the numbers begin beyond the break of the axis.
+    """
     least = min((x for x in ticks if x > 0), default=1)
-    low = math.log2(least) - (1 if ticks and ticks[0] <= 0 else 0)
+    low = math.log2(least) - (1 if ticks and ticks[0] <= 0 and not apart else 0)
     high = math.log2(max(*ticks, least)) if ticks else 1
     left, right = _LEFT + _EDGE, WIDTH - _RIGHT - _EDGE
+    first = left + _APART if apart and len(ticks) > 1 else left
 
     def place(x: float) -> float:
+        if x <= 0 and first > left:
+            return left
         if high <= low:
-            return (left + right) / 2
+            return (first + right) / 2
         at = math.log2(x) if x > 0 else low
-        return left + (at - low) / (high - low) * (right - left)
+        return first + (at - low) / (high - low) * (right - first)
 
     return place
+
+
+def _linear(ticks: Sequence[float]) -> Callable[[float], float]:
+    """Places on a plain axis; a single number in the middle."""
+    low, high = min(ticks, default=0), max(ticks, default=1)
+    left, right = _LEFT + _EDGE, WIDTH - _RIGHT - _EDGE
+    return lambda x: left + ((x - low) / (high - low) if high > low else 0.5) * (right - left)
 
 
 def _shifts(count: int, ticks: Sequence[float], place: Callable[[float], float]) -> list[float]:
@@ -216,7 +253,9 @@ def _grid(axis: Axis) -> str:
     return f'<path class="grid" d="{"".join(lines)}"/>' + "".join(texts)
 
 
-def _x_ticks(ticks: Sequence[float], place: Callable[[float], float]) -> list[str]:
+def _x_ticks(
+    ticks: Sequence[float], place: Callable[[float], float], text: Callable[[int], str], apart: bool = False
+) -> list[str]:
     """A tick at each number, fewer labels where they would touch; the largest is the point of it: keep it."""
     parts, last = [], math.inf
     for tick in reversed(ticks):
@@ -224,30 +263,45 @@ def _x_ticks(ticks: Sequence[float], place: Callable[[float], float]) -> list[st
         if last - x < 34:
             continue
         last = x
-        name = escape(short_count(int(tick)))
-        parts.append(f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{name}</text>')
+        name = _IN_PROMPT if apart and tick <= 0 else text(int(tick))
+        parts.append(f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{escape(name)}</text>')
     return parts
 
 
-def _band(one: Series, axis: Axis, place: Callable[[float], float], shift: float) -> str:
-    edge = [f"{place(p.x) + shift:.1f} {_y(axis, p.high):.1f}" for p in one.points]
-    edge += [f"{place(p.x) + shift:.1f} {_y(axis, p.low):.1f}" for p in reversed(one.points)]
-    return f'<path class="band s{one.number % _STYLES}" d="M{"L".join(edge)}Z"/>'
+def _colour(number: int) -> str:
+    return f"s{number % _STYLES}" if number >= 0 else "plain"
 
 
-def _whiskers(one: Series, axis: Axis, place: Callable[[float], float], shift: float) -> str:
+def _break(x: float) -> str:
+    """Two strokes across the foot of the picture: what is left of them is on no scale."""
+    y = HEIGHT - _BOTTOM
+    return f'<path class="break" d="M{x - 5:.1f} {y + 5}l4 -10M{x + 1:.1f} {y + 5}l4 -10"/>'
+
+
+def _band(points: Sequence[Point], number: int, axis: Axis, place: Callable[[float], float], shift: float) -> str:
+    edge = [f"{place(p.x) + shift:.1f} {_y(axis, p.high):.1f}" for p in points]
+    edge += [f"{place(p.x) + shift:.1f} {_y(axis, p.low):.1f}" for p in reversed(points)]
+    return f'<path class="band {_colour(number)}" d="M{"L".join(edge)}Z"/>'
+
+
+def _whiskers(points: Sequence[Point], number: int, axis: Axis, place: Callable[[float], float], shift: float) -> str:
     path = ""
-    for point in one.points:
+    for point in points:
         x, low, high = place(point.x) + shift, _y(axis, point.low), _y(axis, point.high)
         path += f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6"
-    return f'<path class="whisker s{one.number % _STYLES}" d="{path}"/>'
+    return f'<path class="whisker {_colour(number)}" d="{path}"/>' if path else ""
 
 
-def _line(one: Series, axis: Axis, place: Callable[[float], float], shift: float) -> str:
-    colour = f"s{one.number % _STYLES}" + (" dashed" if one.number >= _STYLES else "")
-    path = "L".join(f"{place(p.x) + shift:.1f} {_y(axis, p.y):.1f}" for p in one.points)
-    parts = [f'<path class="line {colour}" d="M{path}"/>'] if len(one.points) > 1 else []
+def _line(one: Series, axis: Axis, place: Callable[[float], float], shift: float, apart: bool = False) -> str:
+    colour = _colour(one.number) + (" dashed" if one.number >= _STYLES else "")
+    at = [f"{place(p.x) + shift:.1f} {_y(axis, p.y):.1f}" for p in one.points]
+    parts = []
+    if apart and len(at) > 1 and one.points[0].x <= 0:  # over the break
+        parts.append(f'<path class="line over {colour}" d="M{at[0]}L{at[1]}"/>')
+        at = at[1:]
+    if len(at) > 1:
+        parts.append(f'<path class="line {colour}" d="M{"L".join(at)}"/>')
     for point in one.points:
-        shape = marker(one.number, place(point.x) + shift, _y(axis, point.y))
+        shape = marker(one.number if point.number is None else point.number, place(point.x) + shift, _y(axis, point.y))
         parts.append(f'<a href="{escape(point.href)}"><title>{escape(point.said)}</title>{shape}</a>')
     return "".join(parts)

@@ -95,6 +95,17 @@ def test_accuracy_picture_of_one_length(tmp_path: Path) -> None:
     assert accuracy_over_length([c for c in cells() if c.length == 4_000], tmp_path / "one.png").stat().st_size > 5_000
 
 
+def test_length_zero_is_a_length_like_others(tmp_path: Path) -> None:
+    made = [Cell("puzzle", length, "memory", 3, 9, 9) for length in (0, 4_096, 65_536)]
+    text = table(made)
+    assert "33.3" in next(line for line in text.splitlines() if line.split()[:1] == ["0"])
+    assert json.loads(to_json(made))["cells"][0]["length"] == 0
+    pictures = [accuracy_over_length(part, tmp_path / f"{i}.png") for i, part in enumerate((made, made[:1], made[1:]))]
+    assert len({picture.read_bytes() for picture in pictures}) == 3
+    drawn = lines({"a": [(0, 900.0), (4_096, 910.0)], "b": [(0, 500.0)]}, tmp_path / "l.png", title="t", ylabel="y")
+    assert drawn.stat().st_size > 5_000
+
+
 @pytest.mark.parametrize("log_y", [False, True])
 def test_lines_picture(tmp_path: Path, log_y: bool) -> None:
     series = {"ours": [(4_000, 900.0), (1_000_000, 910.0)], "reference": [(4_000, 300.0)], "unmeasured": []}

@@ -39,7 +39,8 @@ def run(
     """A run whose chance of a right answer halves every ``half_life`` tokens of distance, down to one in six.
 
     Tasks named "nats" give numbers, those named "part" scores between 0 and 1. Models with the same ``tokenizer``
-    read the same documents. ``answer`` is said where an answer is wrong.
+    read the same documents. ``answer`` is said where an answer is wrong. Where nothing is read (length 0) there is
+    neither evidence nor a control.
     """
     rng = np.random.default_rng((seed, int(half_life) % 2**31))
     about = {"model": name, "fingerprint": f"{name}-0123", "segment": segment, "seed": seed,
@@ -77,11 +78,11 @@ def _rows(
     expected = PLACES[(index * 7 + len(task)) % 6]
     asked = f"Where is the key of {task} number {index}?"
     made = []
-    for control in ("memory", *controls):
+    for control in ("memory", *(controls if length else ())):
         keep = 0.5 ** ((length - start) / half_life) if control == "memory" else 0.0
         floor = 0.03 if control == "swapped" else 1 / 6
         source = {"zeroed": "", "swapped": digest(name)}.get(control, name)
-        common = {"asked": asked, "evidence": ((start, start + 8),)}
+        common = {"asked": asked, "evidence": ((start, start + 8),) if length else ()}
         if task == "nats":
             said = round(3.2 - 0.4 * keep + 0.1 * float(rng.standard_normal()), 4)
             made.append(Row(task, length, control, document, 0, name, source, (), said, said, "value", asked))

@@ -112,7 +112,8 @@ def test_what_is_no_run_is_refused(tmp_path, content, said):
         ({"score": "high"}, "expected a "),
         ({"score": float("nan")}, "expected scores that are numbers, got nan"),
         ({"score": float("inf")}, "expected scores that are numbers, got inf"),
-        ({"length": 0}, "expected a score"),
+        ({"length": -1}, "expected a score"),
+        ({"length": 0, "evidence": [[0, 1]]}, "expected a score"),
     ],
 )
 def test_rows_that_cannot_be_are_refused(tmp_path, change, said):
