@@ -15,7 +15,7 @@ from evals.models import CausalModel
 from evals.models.sampling import Draw
 from rmt import Reader
 from rmt.cli.recurrent import RecurrentModel
-from tests.evals.models.texts import VOCAB, Plain, llama, text, tokenizer
+from tests.evals.models.texts import Plain, llama, text, tokenizer
 from tests.rmt.tiny import causal
 
 LOGITS = np.array([1.5, -1.0, 0.3, 0.0, -2.5, 0.9, -np.inf, 0.3])
