@@ -88,7 +88,7 @@ class HumanEval:
 
     def settings(self) -> Mapping[str, Any]:
         """All but the source; problems by what they say."""
-        drawn = {"temperature": self.temperature, "top_p": self.top_p} if self.temperature else {}
+        drawn = {"temperature": float(self.temperature), "top_p": float(self.top_p)} if self.temperature else {}
         asked = {"problems": digest(self.items()), "samples": self.samples, "max_tokens": self.max_tokens}
         return {**asked, **drawn, "scorer": self.scorer}
 

@@ -78,6 +78,8 @@ def test_settings_are_those_that_change_answers(file, tmp_path, trusting):
     changes = [{"samples": 3}, {"temperature": 0.2}, {"top_p": 0.5}, {"max_tokens": 9}, {"fences": True}]
     keys = {json.dumps(HumanEval(file, **(base | change)).settings()) for change in [{}, *changes]}
     assert len(keys) == 6
+    whole = create(f"humaneval:files={file},temperature=1,top_p=1").settings()
+    assert json.dumps(whole) == json.dumps(HumanEval(file, temperature=1.0, top_p=1.0).settings())
     write(tmp_path / "other.jsonl", MADE[:2])
     assert HumanEval(plain).settings() != HumanEval(file).settings()
     assert create(f"humaneval:files={file},samples=2,temperature=0.5") == HumanEval(file, samples=2, temperature=0.5)
