@@ -35,6 +35,7 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "fwe": ("evals.tasks.ruler:FrequentWords", {}),
     "qa_1": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_1"}),
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
+    "humaneval": ("evals.tasks.humaneval.task:HumanEval", {}),
 }
 
 _BABI = (
@@ -66,6 +67,7 @@ ABOUT: dict[str, str] = {
     "fwe": "RULER: the three most frequent made-up words",
     "qa_1": "RULER: SQuAD, from a file of yours",
     "qa_2": "RULER: HotpotQA, from a file of yours",
+    "humaneval": "HumanEval: write a function that its tests pass, from a file of yours",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -80,3 +80,15 @@ def test_a_model_says_what_a_scorer_finds(monkeypatch):
     assert said == UUID[:-2]
     assert score("ruler_all", said, (UUID[:-2],), "") == 1
     assert np.array_equal(ours.encode(said), wanted[: len(ours.encode(said))]), "as a document it is still itself"
+
+
+@pytest.mark.parametrize("kind", ["llama 2", "metaspace"])
+def test_the_space_that_a_text_begins_with_is_said(kind):
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "▁b", "▁▁▁"]
+    inner = Tokenizer(models.BPE({name: n for n, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True))
+    stripped = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(stripped) if kind == "llama 2" else decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    body = [names.index(name) for name in ("▁▁▁", "▁a", "▁", "b", "▁▁▁", "▁b")]
+    assert not words.decode(body).startswith(" " * 4), "the tokenizer drops it"
+    assert texts(words, [body, body[1:], body[3:4], []]) == ["    a b    b", " a b    b", "b", ""]
