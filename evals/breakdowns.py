@@ -51,7 +51,9 @@ class Breakdown:
 
 
 # Name of a task to "module:function" of its rows (of all lengths and controls).
-BREAKDOWNS: dict[str, str] = {}
+BREAKDOWNS: dict[str, str] = {
+    "corr2cause": "evals.tasks.corr2cause.tables:tables",
+}
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]
 

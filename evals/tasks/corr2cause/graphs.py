@@ -88,18 +88,14 @@ def _catalogue(nodes: int) -> tuple[tuple[Dag, ...], dict[int, int]]:
 def _orders(above: Dag) -> list[list[int]]:
     """All topological orders, as the place of each node."""
     found: list[list[int]] = []
-    order = [0] * len(above)
-
-    def put(place: int, done: int) -> None:
-        if place == len(above):
-            found.append(list(order))
-            return
-        for node in range(len(above)):
-            if not done >> node & 1 and not above[node] & ~done:
-                order[node] = place
-                put(place + 1, done | 1 << node)
-
-    put(0, 0)
+    begun: list[list[int]] = [[]]
+    while begun:
+        nodes = begun.pop()
+        if len(nodes) == len(above):
+            found.append([nodes.index(node) for node in range(len(above))])
+            continue
+        done = sum(1 << node for node in nodes)
+        begun += [[*nodes, v] for v in range(len(above)) if not done >> v & 1 and not above[v] & ~done]
     return found
 
 
@@ -144,27 +140,21 @@ def _open(
 ) -> int:
     """Conditioning sets under which some simple path from x to y is open."""
     opened = 0
-
-    def walk(node: int, seen: int, inwards: bool, alive: int) -> None:
-        nonlocal opened
+    begun = [(x, 1 << x, False, every)]  # the end of a path, its nodes, whether its last edge points there, open so far
+    while begun:
+        node, seen, inwards, alive = begun.pop()
         if node == y:
             opened |= alive
-            return
+            continue
         through = alive if node == x else alive & misses[node]
-        against = alive if node == x else alive & hits[below[node]] if inwards else through
+        against = alive & hits[below[node]] if inwards else through
+        forwards = dag[node] & ~seen
         for nxt in range(len(dag)):
-            if seen >> nxt & 1:
-                continue
-            if dag[node] >> nxt & 1:
-                left, into = through, True
-            elif above[node] >> nxt & 1:
-                left, into = against, False
-            else:
-                continue
-            if left & ~opened:
-                walk(nxt, seen | 1 << nxt, into, left)
-
-    walk(x, 1 << x, False, every)
+            if (forwards | above[node] & ~seen) >> nxt & 1:
+                into = bool(forwards >> nxt & 1)
+                left = through if into else against
+                if left & ~opened:
+                    begun.append((nxt, seen | 1 << nxt, into, left))
     return opened
 
 

@@ -51,15 +51,15 @@ def released(nodes: int) -> Iterator[tuple[Dag, tuple[int, ...], Related, int]]:
 
 def met(dag: Dag) -> tuple[int, ...]:
     """Descendants with error 1."""
+    return tuple(_gather(dag, node, 0) for node in range(len(dag)))
 
-    def gather(node: int, seen: int) -> int:
-        seen |= 1 << node
-        for child in range(len(dag)):
-            if dag[node] >> child & 1 and not seen >> (child + 1) & 1:
-                seen = gather(child, seen)
-        return seen
 
-    return tuple(gather(node, 0) for node in range(len(dag)))
+def _gather(dag: Dag, node: int, seen: int) -> int:
+    seen |= 1 << node
+    for child in range(len(dag)):
+        if dag[node] >> child & 1 and not seen >> (child + 1) & 1:
+            seen = _gather(dag, child, seen)
+    return seen
 
 
 def related_of(dag: Dag) -> Related:
