@@ -53,6 +53,7 @@ class Breakdown:
 # Name of a task to "module:function" of its rows (of all lengths and controls).
 BREAKDOWNS: dict[str, str] = {
     "humaneval": "evals.tasks.humaneval.passes:tables",
+    "corr2cause": "evals.tasks.corr2cause.tables:tables",
 }
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]

@@ -47,6 +47,7 @@ SCORERS: dict[str, str] = {
     "ruler_all": "evals.tasks.ruler_scoring:string_match_all",
     "ruler_part": "evals.tasks.ruler_scoring:string_match_part",
     "humaneval": "evals.tasks.humaneval.scoring:passes",
+    "corr2cause": "evals.tasks.corr2cause.scoring:strict",
 }
 
 

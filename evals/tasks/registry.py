@@ -36,6 +36,7 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "qa_1": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_1"}),
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
     "humaneval": ("evals.tasks.humaneval.task:HumanEval", {}),
+    "corr2cause": ("evals.tasks.corr2cause.task:Corr2Cause", {}),
 }
 
 _BABI = (
@@ -68,6 +69,7 @@ ABOUT: dict[str, str] = {
     "qa_1": "RULER: SQuAD, from a file of yours",
     "qa_2": "RULER: HotpotQA, from a file of yours",
     "humaneval": "HumanEval: write a function that its tests pass, from a file of yours",
+    "corr2cause": "does a causal relation follow from all the correlations there are? (Jin et al. 2024)",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {

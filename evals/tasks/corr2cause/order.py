@@ -1,0 +1,37 @@
+"""Which problem comes when: sizes in turn, each once, at their natural rate or one of each label in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+def order(
+    sizes: Int[np.ndarray, " problems"], labels: Bool[np.ndarray, " problems"], seed: Sequence[int], balanced: bool
+) -> Int[np.ndarray, " ordered"]:
+    """Numbers of problems: those of each size shuffled, sizes in turn (smaller first) until they run out.
+
+    Args:
+        sizes: number of variables of each.
+        labels: whether it is entailed.
+        seed: of the shuffle.
+        balanced: entailed and not entailed in turn, from the first on; ends with the rarer of them. Sizes are in turn
+            within each label, as far as they have any.
+    """
+    rng = np.random.default_rng(tuple(seed))
+    shuffled = rng.permutation(len(sizes))
+    if not balanced:
+        return _in_turn(shuffled, sizes)
+    right, wrong = (_in_turn(shuffled[labels[shuffled] == label], sizes) for label in (True, False))
+    most = min(len(right), len(wrong))
+    return np.stack([right[:most], wrong[:most]], axis=1).reshape(-1)
+
+
+def _in_turn(numbers: Int[np.ndarray, " some"], sizes: Int[np.ndarray, " problems"]) -> Int[np.ndarray, " some"]:
+    own = sizes[numbers]
+    rank = np.zeros(len(numbers), dtype=np.int64)
+    for size in np.unique(own):
+        rank[own == size] = np.arange((own == size).sum())
+    return numbers[np.lexsort((own, rank))]
