@@ -34,6 +34,8 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "fwe": ("evals.tasks.ruler:FrequentWords", {}),
     "qa_1": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_1"}),
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
+    "multiplication": ("evals.tasks.compositional.multiplication:Multiplication", {}),
+    "dp": ("evals.tasks.compositional.dynamic_programming:MaximumSum", {}),
 }
 
 _BABI = (
@@ -65,6 +67,8 @@ ABOUT: dict[str, str] = {
     "fwe": "RULER: the three most frequent made-up words",
     "qa_1": "RULER: SQuAD, from a file of yours",
     "qa_2": "RULER: HotpotQA, from a file of yours",
+    "multiplication": "products of 1 to 5 digits, at once or step by step (Dziri et al. 2023)",
+    "dp": "highest sum of numbers that are no neighbours (Dziri et al. 2023)",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
