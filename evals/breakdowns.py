@@ -51,7 +51,10 @@ class Breakdown:
 
 
 # Name of a task to "module:function" of its rows (of all lengths and controls).
-BREAKDOWNS: dict[str, str] = {}
+BREAKDOWNS: dict[str, str] = {
+    "multiplication": "evals.tasks.compositional.tables:tables",
+    "dp": "evals.tasks.compositional.tables:tables",
+}
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]
 
