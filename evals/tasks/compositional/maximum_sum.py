@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -77,7 +77,7 @@ class NonAdjacent:
     @cached_property
     def graph(self) -> Graph:
         """All steps; sources are the numbers and that the first of them may be used."""
-        sources = [Node(f"input[{i}]", lambda value=value: value, (), "input") for i, value in enumerate(self.given)]
+        sources = [_input(i, value) for i, value in enumerate(self.given)]
         return Graph((*sources, *_steps(len(self.given))))
 
     def total(self, chosen: tuple[int, ...]) -> int | None:
@@ -161,6 +161,11 @@ def integers(text: str) -> tuple[int, ...] | None:
     return None if None in found else tuple(number for number in found if number is not None)
 
 
+@lru_cache(maxsize=4096)  # as many numbers as there are, where they are small
+def _input(i: int, value: int) -> Node:
+    return Node(f"input[{i}]", lambda: value, (), "input")
+
+
 @cache
 def _steps(n: int) -> tuple[Node, ...]:
     """All nodes but the numbers, of a list of n."""
@@ -170,14 +175,11 @@ def _steps(n: int) -> tuple[Node, ...]:
     for i in range(n - 3, -1, -1):
         up = (f"dp[{i + 1}]", f"input[{i}]", f"dp[{i + 2}]")
         nodes.append(Node(f"dp[{i}]", lambda skip, own, two: max(skip, own + two, 0), up, "max"))
+    choose = lambda may, best, own, two=0: CHOSEN if may and best == own + two else LEFT  # noqa: E731
     for i in range(n):
         two = (f"dp[{i + 2}]",) if i < n - 2 else ()
-        nodes.append(Node(f"output[{i}]", _choose, (f"may[{i}]", f"dp[{i}]", f"input[{i}]", *two), "choose"))
+        nodes.append(Node(f"output[{i}]", choose, (f"may[{i}]", f"dp[{i}]", f"input[{i}]", *two), "choose"))
         if i < n - 1:
             nodes.append(Node(f"may[{i + 1}]", lambda output: output == LEFT, (f"output[{i}]",), "may"))
     nodes.append(Node("output", lambda *outputs: outputs, tuple(f"output[{i}]" for i in range(n)), "list"))
     return tuple(nodes)
-
-
-def _choose(may: bool, best: int, own: int, two: int = 0) -> int:
-    return CHOSEN if may and best == own + two else LEFT
