@@ -54,6 +54,8 @@ class Breakdown:
 BREAKDOWNS: dict[str, str] = {
     "humaneval": "evals.tasks.humaneval.passes:tables",
     "corr2cause": "evals.tasks.corr2cause.tables:tables",
+    "multiplication": "evals.tasks.compositional.tables:tables",
+    "dp": "evals.tasks.compositional.tables:tables",
 }
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]

@@ -48,6 +48,8 @@ SCORERS: dict[str, str] = {
     "ruler_part": "evals.tasks.ruler_scoring:string_match_part",
     "humaneval": "evals.tasks.humaneval.scoring:passes",
     "corr2cause": "evals.tasks.corr2cause.scoring:strict",
+    "multiplication": "evals.tasks.compositional.scoring:multiplication",
+    "dp": "evals.tasks.compositional.scoring:dp",
 }
 
 

@@ -37,6 +37,8 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
     "humaneval": ("evals.tasks.humaneval.task:HumanEval", {}),
     "corr2cause": ("evals.tasks.corr2cause.task:Corr2Cause", {}),
+    "multiplication": ("evals.tasks.compositional.multiplication:Multiplication", {}),
+    "dp": ("evals.tasks.compositional.dynamic_programming:MaximumSum", {}),
 }
 
 _BABI = (
@@ -70,6 +72,8 @@ ABOUT: dict[str, str] = {
     "qa_2": "RULER: HotpotQA, from a file of yours",
     "humaneval": "HumanEval: write a function that its tests pass, from a file of yours",
     "corr2cause": "does a causal relation follow from all the correlations there are? (Jin et al. 2024)",
+    "multiplication": "products of 1 to 5 digits, at once or step by step (Dziri et al. 2023)",
+    "dp": "highest sum of numbers that are no neighbours (Dziri et al. 2023)",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
