@@ -51,7 +51,9 @@ class Breakdown:
 
 
 # Name of a task to "module:function" of its rows (of all lengths and controls).
-BREAKDOWNS: dict[str, str] = {}
+BREAKDOWNS: dict[str, str] = {
+    "puzzle": "evals.tasks.compositional.puzzle.tables:puzzle",
+}
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]
 

@@ -34,6 +34,7 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "fwe": ("evals.tasks.ruler:FrequentWords", {}),
     "qa_1": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_1"}),
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
+    "puzzle": ("evals.tasks.compositional.puzzle:Puzzle", {}),
 }
 
 _BABI = (
@@ -65,6 +66,7 @@ ABOUT: dict[str, str] = {
     "fwe": "RULER: the three most frequent made-up words",
     "qa_1": "RULER: SQuAD, from a file of yours",
     "qa_2": "RULER: HotpotQA, from a file of yours",
+    "puzzle": "Faith and Fate: a logic grid puzzle, from clues that leave one answer",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
