@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import count, product
+from itertools import product
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from evals.tasks.compositional.splits import belongs
 _KEPT = {"found at": 3.0, "same house": 6.0, "directly left": 2.0, "directly right": 2.0, "beside": 2.0}
 _ELSE = 0.5
 _FEW = 1_000_000  # grids of a size, up to which puzzles are told apart by comparing them
-_TRIES = 2000
+_TRIES = 200  # draws in a row that are none but known ones, before a size is taken to have no more
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
@@ -79,20 +79,20 @@ class _Listed:
         return _Listed(houses, attributes, seed, split)
 
     def __getitem__(self, number: int) -> tuple[Riddle, dict[Item, int]]:
-        for tried in count():
-            if number < len(self._made):
-                return self._made[number]
-            if tried > _TRIES + 4 * number:
+        missed = 0
+        while number >= len(self._made):
+            riddle, solution = next(self._draws)
+            key = grid(riddle, solution), frozenset(riddle.clues)
+            missed = missed + 1 if key in self._seen else 0
+            if not missed:
+                self._seen.add(key)
+                self._made.append((riddle, solution))
+            elif missed > _TRIES:
                 raise ValueError(
                     f"puzzle: expected at most about {len(self._made)} puzzles of size {self.size} that differ, got "
                     f"number {number}; ask for fewer documents, or for more sizes"
                 )
-            riddle, solution = next(self._draws)
-            key = grid(riddle, solution), frozenset(riddle.clues)
-            if key not in self._seen:
-                self._seen.add(key)
-                self._made.append((riddle, solution))
-        raise AssertionError
+        return self._made[number]
 
 
 def _grids(houses: int, attributes: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from evals.tasks.compositional.puzzle.clues import Clue, Item
+from evals.tasks.compositional.puzzle.clues import MEANS, Clue, Item
 from evals.tasks.compositional.puzzle.riddle import Riddle
 
 
@@ -27,7 +27,7 @@ class Facts:
 
         self.riddle, self.houses = riddle, riddle.houses
         self.clues = tuple(riddle.clues if clues is None else clues)
-        self._places = {item: place for place, item in enumerate(riddle.items)}
+        self._before = {item: place * self.houses for place, item in enumerate(riddle.items)}
         self._first = len(riddle.items) * self.houses + 1  # variable of the first clue
         self._solver: Any = Minisat22()
         self._rules()
@@ -36,7 +36,7 @@ class Facts:
 
     def at(self, item: Item, house: int) -> int:
         """The literal that says that an item is in a house."""
-        return self._places[item] * self.houses + house
+        return self._before[item] + house
 
     def model(
         self, clues: Collection[int], known: Mapping[Item, int] | None = None, beside: Sequence[int] = ()
@@ -45,15 +45,13 @@ class Facts:
         if not self.possible(clues, known or {}, beside):
             return None
         said = self._solver.get_model()
-        return {
-            item: next(house for house in range(1, self.houses + 1) if said[self.at(item, house) - 1] > 0)
-            for item in self._places
-        }
+        rows = ((item, said[before : before + self.houses]) for item, before in self._before.items())
+        return {item: 1 + max(range(self.houses), key=row.__getitem__) for item, row in rows}  # one literal is positive
 
     def possible(self, clues: Collection[int], known: Mapping[Item, int], beside: Sequence[int] = ()) -> bool:
         """Whether there is such a model."""
         assumed = [self._first + place for place in clues]
-        assumed += [self.at(item, house) for item, house in known.items()]
+        assumed += [self._before[item] + house for item, house in known.items()]
         return bool(self._solver.solve(assumptions=[*assumed, *beside]))
 
     def forces(self, clues: Collection[int], known: Mapping[Item, int], item: Item, house: int) -> bool:
@@ -68,7 +66,7 @@ class Facts:
 
     def _rules(self) -> None:
         houses = range(1, self.houses + 1)
-        for item in self._places:
+        for item in self._before:
             self._one([self.at(item, house) for house in houses])
         for name, values in self.riddle.attributes:
             for house in houses:
@@ -81,13 +79,13 @@ class Facts:
 
     def _clue(self, place: int, clue: Clue) -> None:
         """Where the clue holds: for each house of one item those that the other may have."""
-        houses, said = range(1, self.houses + 1), -(self._first + place)
+        houses, said, means = range(1, self.houses + 1), -(self._first + place), MEANS[clue.kind]
+        one = self._before[clue.item]
         for house in houses:
             if isinstance(clue.other, int):
-                if not clue.allows(house):
-                    self._solver.add_clause([said, -self.at(clue.item, house)])
+                if not means(house, clue.other):
+                    self._solver.add_clause([said, -(one + house)])
                 continue
-            right = [self.at(clue.other, other) for other in houses if clue.allows(house, other)]
-            left = [self.at(clue.item, other) for other in houses if clue.allows(other, house)]
-            self._solver.add_clause([said, -self.at(clue.item, house), *right])
-            self._solver.add_clause([said, -self.at(clue.other, house), *left])
+            two = self._before[clue.other]
+            self._solver.add_clause([said, -(one + house), *(two + other for other in houses if means(house, other))])
+            self._solver.add_clause([said, -(two + house), *(one + other for other in houses if means(other, house))])

@@ -43,8 +43,8 @@ def cells(text: str, riddle: Riddle) -> dict[Item, int]:
 def table(text: str, riddle: Riddle) -> dict[tuple[int, str], str]:
     """The value of each house and attribute that a table gives: lines of "$ House: 1 $ Name: eric", or of Markdown.
 
-    A cell that holds anything but one value (or its phrase) is none, so that naming two is not right; nor is it one
-    where the same table has it twice. The last table counts: its first line is that of the last lowest house.
+    A cell that holds anything but one value (or its phrase) is none, so that naming two is not right. The last table
+    counts; another one begins where a house comes again.
     """
     rows: list[tuple[int, dict[str, str]]] = []
     columns: list[str] = []
@@ -64,16 +64,19 @@ def table(text: str, riddle: Riddle) -> dict[tuple[int, str], str]:
 
 
 def _last(rows: list[tuple[int, dict[str, str]]], riddle: Riddle) -> dict[tuple[int, str], str]:
-    lowest = min((house for house, _ in rows), default=0)
-    start = max((place for place, (house, _) in enumerate(rows) if house == lowest), default=0)
-    found: dict[tuple[int, str], str] = {}
-    for house, row in rows[start:]:
+    found: dict[int, dict[str, str]] = {}
+    for house, row in rows:
+        if house in found:  # another table begins
+            found = {}
+        found[house] = row
+    cells: dict[tuple[int, str], str] = {}
+    for house, row in found.items():
         for name, values in riddle.attributes:
             said = _plain(row.get(name, "")).strip(" .")
             known = {value: value for value in values} | {Item(name, v).phrase.lower(): v for v in values}
             if said in known and 1 <= house <= riddle.houses:
-                found[house, name] = "" if (house, name) in found else known[said]
-    return {key: value for key, value in found.items() if value}
+                cells[house, name] = known[said]
+    return cells
 
 
 def _pairs(line: str, riddle: Riddle) -> dict[str, str]:
