@@ -42,9 +42,8 @@ class Solver(Remembers):
 def test_a_solver_scores_one_at_any_length_and_not_without_the_text(scratch, tmp_path):
     words = Words()
     task = create(f"puzzle:sizes=2x2+3x3,scratchpad={scratch}")
-    where = tmp_path / "rows.jsonl"
-    run(Solver(words), [task], [0, 900], 4, source(words), controls=("zeroed",), path=where)
-    rows = load_rows(where)
+    run(Solver(words), [task], source(words), lengths=[0, 900], n=4, folder=tmp_path, controls=("zeroed",))
+    rows = load_rows(tmp_path / "rows.jsonl")
     memory = [row for row in rows if row.control == "memory"]
     assert len(memory) == 8
     assert all(row.correct and row.detail["cells"] == 1 for row in memory)
