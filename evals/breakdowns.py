@@ -56,6 +56,7 @@ BREAKDOWNS: dict[str, str] = {
     "corr2cause": "evals.tasks.corr2cause.tables:tables",
     "multiplication": "evals.tasks.compositional.tables:tables",
     "dp": "evals.tasks.compositional.tables:tables",
+    "puzzle": "evals.tasks.compositional.puzzle.tables:puzzle",
 }
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]

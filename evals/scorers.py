@@ -50,6 +50,7 @@ SCORERS: dict[str, str] = {
     "corr2cause": "evals.tasks.corr2cause.scoring:strict",
     "multiplication": "evals.tasks.compositional.scoring:multiplication",
     "dp": "evals.tasks.compositional.scoring:dp",
+    "puzzle": "evals.tasks.compositional.puzzle.scoring:puzzle",
 }
 
 

@@ -39,6 +39,7 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "corr2cause": ("evals.tasks.corr2cause.task:Corr2Cause", {}),
     "multiplication": ("evals.tasks.compositional.multiplication:Multiplication", {}),
     "dp": ("evals.tasks.compositional.dynamic_programming:MaximumSum", {}),
+    "puzzle": ("evals.tasks.compositional.puzzle:Puzzle", {}),
 }
 
 _BABI = (
@@ -74,6 +75,7 @@ ABOUT: dict[str, str] = {
     "corr2cause": "does a causal relation follow from all the correlations there are? (Jin et al. 2024)",
     "multiplication": "products of 1 to 5 digits, at once or step by step (Dziri et al. 2023)",
     "dp": "highest sum of numbers that are no neighbours (Dziri et al. 2023)",
+    "puzzle": "Faith and Fate: a logic grid puzzle, from clues that leave one answer",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
