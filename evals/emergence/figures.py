@@ -77,7 +77,7 @@ def draw_family(
         _limits(axes, metric, max(floors), log, [p for metrics in found.values() for p in metrics.get(metric, [])])
         draw_floor(axes, floors, _as_nats(family, chosen, lengths) if metric == "likelihood" else None)
         parameter_axis(axes, sorted({m.parameters for m in family}))
-    legend(figure, grid[0], "95% intervals as bands")
+    legend(figure, grid, "95% intervals as bands")
     return save(figure, path)
 
 
@@ -98,7 +98,7 @@ def draw_sizes(
     for axes, ((name, parameters), points) in zip(grid, each.items(), strict=False):
         dress(axes, f"{name}, {short_count(parameters)} parameters", "", xlabel="size of the target")
         _draw_sizes(axes, points, least)
-    legend(figure, grid[0], "Wilson 95% bands; a rate of 0\nlies on the lower edge")
+    legend(figure, grid, "Wilson 95% bands; a rate of 0\nlies on the lower edge")
     return save(figure, path)
 
 
@@ -123,13 +123,13 @@ def _draw_sizes(axes: Axes, points: Sequence[SizePoint], least: float) -> None:
 # The parts, which other pictures of the same kind are made of ---------------------------------------
 
 
-def canvas(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, at most three beside each other."""
+def canvas(count: int, title: str, across: int = 3, beside: float = 2.0) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels, at most ``across`` in a row, with room (inches) for a legend beside them."""
     from matplotlib.figure import Figure
 
-    columns = min(3, count)
+    columns = min(across, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(3.3 * columns + 2.0, 2.75 * rows + 0.55), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3.3 * columns + beside, 2.75 * rows + 0.55), dpi=110, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12)
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     flat: list[Axes] = list(grid.ravel())
@@ -204,12 +204,15 @@ def parameter_axis(axes: Axes, counts: Sequence[int]) -> None:
         axes.set_xlim(counts[0] / 2, counts[0] * 2)
 
 
-def legend(figure: Figure, axes: Axes, heading: str) -> None:
-    """One legend for all panels, at the right, of what stands in the first."""
-    handles, labels = axes.get_legend_handles_labels()
+def legend(figure: Figure, grid: Sequence[Axes], heading: str) -> None:
+    """One legend for all panels, at the right, that names each thing once."""
+    named: dict[str, Any] = {}
+    for axes in grid:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
     made = figure.legend(
-        handles,
-        labels,
+        list(named.values()),
+        list(named),
         loc="outside right upper",
         frameon=False,
         title=heading,

@@ -83,7 +83,7 @@ def emergence(
     samples: Sequence[Sequence[float]],
     *,
     units: Sequence[Sequence[int | str]] | None = None,
-    rate: bool = False,
+    floor: float | None = None,
     rises: bool = True,
     resamples: int = 2_000,
     seed: int = 0,
@@ -98,7 +98,7 @@ def emergence(
         samples: for each scale a value a question.
         units: for each scale a label a value: values of one label are drawn together (such as the document); None
             where each value stands alone.
-        rate: whether values are 0 or 1, so that 1/n is what can be told from 0.
+        floor: resolution 1/n of a rate; None for a metric that has none.
         rises: whether more is better; else the negative is scored.
         resamples: at least 1.
         seed: of the bootstrap; the same one gives the same interval.
@@ -115,7 +115,6 @@ def emergence(
         )
     sign = 1.0 if rises else -1.0
     means = [sign * float(np.mean(values)) for values in samples]
-    floor = 1 / min(map(len, samples)) if rate and samples else None
     seen = emergence_score(means, floor)
     if seen.score is None:
         return seen

@@ -27,7 +27,7 @@ def score_of(family: Family, task: str, metric: str, length: int | None = None, 
     return emergence(
         [numbers for numbers, _ in held],
         units=[digests for _, digests in held],
-        rate=kind.rate,
+        floor=1 / min(len(numbers) for numbers, _ in held) if kind.rate and held else None,
         rises=kind.rises,
         seed=seed,
     )

@@ -78,13 +78,13 @@ def test_the_interval_holds_the_score_and_narrows_with_questions():
         rng = np.random.default_rng(3)
         return [(rng.random(n) < rate).astype(float).tolist() for rate in (0.1, 0.3, 0.5, 0.7, 0.9)]
 
-    few, many = (emergence(drawn(n), rate=True, resamples=400) for n in (200, 5_000))
+    few, many = (emergence(drawn(n), floor=1 / n, resamples=400) for n in (200, 5_000))
     assert few.interval is not None
     assert many.interval is not None
     assert many.interval.low <= 4 <= many.interval.high
     assert few.interval.low <= few.score <= few.interval.high
     assert many.interval.high - many.interval.low < few.interval.high - few.interval.low
-    assert emergence(drawn(200), rate=True, resamples=400) == few
+    assert emergence(drawn(200), floor=1 / 200, resamples=400) == few
 
 
 def test_the_same_questions_are_drawn_together():
@@ -99,7 +99,7 @@ def test_the_same_questions_are_drawn_together():
 
 def test_an_interval_without_an_end_is_none():
     one_right = [[0.0] * 50, [0.0] * 49 + [1.0], [0.0] * 48 + [1.0] * 2, [0.0] * 5 + [1.0] * 45]
-    found = emergence(one_right, rate=True, resamples=300)
+    found = emergence(one_right, floor=1 / 50, resamples=300)
     assert found.score is not None
     assert found.interval is None
     assert "no interval" in found.reason
