@@ -171,8 +171,11 @@ def draw_prediction(axes: Axes, made: Sequence[Prediction], number: int) -> None
         axes.plot(x, y, color=COLOURS[number % len(COLOURS)], linestyle=DASHES, linewidth=1.3, zorder=2)
 
 
-def draw_floor(axes: Axes, floors: Sequence[float], nats: float | None = None) -> None:
-    """The resolution floor 1/n as a line, and in the legend; ``nats``: where it lies on an axis of nats a token."""
+def draw_floor(axes: Axes, floors: Sequence[float], nats: float | None = None, beside: str = "p^L = 1/n") -> None:
+    """The resolution floor 1/n as a line, and in the legend.
+
+    ``nats``: where it lies on an axis of nats a token; ``beside`` is what is written at the line then.
+    """
     high, low = max(floors), min(floors)
     said = f"{high:.2g}" if math.isclose(high, low) else f"{low:.2g} to {high:.2g}"
     axes.axhline(high if nats is None else nats, color=FLOOR, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
@@ -181,11 +184,11 @@ def draw_floor(axes: Axes, floors: Sequence[float], nats: float | None = None) -
         axes.text(
             0.99,
             nats,
-            "p^L = 1/n",
+            beside,
             color=FLOOR,
             fontsize=7,
             ha="right",
-            va="bottom",
+            va="top",
             transform=axes.get_yaxis_transform(),
         )
 

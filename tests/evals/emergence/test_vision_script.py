@@ -62,7 +62,8 @@ def test_a_rehearsal_repeats_itself_and_keeps_its_numbers(recipe, tmp_path, caps
         assert recipe.main([*QUICK, "-o", str(tmp_path / f"{name}.png")]) == 0
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b"))
     assert first == second
-    assert first["settings"] == {"seeds": 2, "steps": 4, "train": 1_200, "test": 597}
+    settings = {"steps": 4, "train": 1_200, "test": 597, "hidden": [1, 2, 4], "channels": [1, 2, 3]}
+    assert first["settings"] == settings
     assert [(r["family"], r["size"], r["seed"]) for r in first["records"]] == [
         (family, size, seed)
         for seed in (0, 1)
@@ -71,6 +72,28 @@ def test_a_rehearsal_repeats_itself_and_keeps_its_numbers(recipe, tmp_path, caps
     ]
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.md").read_text() in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_goes_on(recipe, tmp_path, monkeypatch, capsys):
+    out = ["-o", str(tmp_path / "a.png")]
+    whole, once = [*QUICK, "-o", str(tmp_path / "whole.png")], recipe.run
+    assert recipe.main(whole) == 0
+
+    def killed(seed, *rest):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return once(seed, *rest)
+
+    monkeypatch.setattr(recipe, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.main([*QUICK, *out])
+    trained = []
+    monkeypatch.setattr(recipe, "run", lambda seed, *rest: trained.append(seed) or once(seed, *rest))
+    assert recipe.main([*QUICK, *out]) == 0
+    assert trained == [1]
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert recipe.main([*QUICK, *out, "--steps", "6"]) == 2
+    assert "expected results of" in capsys.readouterr().err
 
 
 def test_the_floor_is_in_every_panel(recipe, tmp_path, monkeypatch, capsys):
