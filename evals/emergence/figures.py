@@ -181,16 +181,8 @@ def draw_floor(axes: Axes, floors: Sequence[float], nats: float | None = None, b
     axes.axhline(high if nats is None else nats, color=FLOOR, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
     axes.plot([], [], color=FLOOR, linewidth=0.9, linestyle=(0, (1, 1.5)), label=f"resolution floor 1/n\n= {said}")
     if nats is not None:
-        axes.text(
-            0.99,
-            nats,
-            beside,
-            color=FLOOR,
-            fontsize=7,
-            ha="right",
-            va="top",
-            transform=axes.get_yaxis_transform(),
-        )
+        place: Any = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        axes.annotate(beside, (0.99, nats), (0, -3), color=FLOOR, fontsize=7, ha="right", va="top", **place)
 
 
 def parameter_axis(axes: Axes, counts: Sequence[int]) -> None:
