@@ -74,6 +74,7 @@ def draw_family(
                 draw_prediction(axes, made[task], number)
         if metric == "exact" and any(made.values()):
             axes.plot([], [], color=GREY, linestyle=DASHES, linewidth=1.3, label="predicted, p^L")
+            axes.plot([], [], color=GREY, linestyle=":", linewidth=1.3, label="mean of exp(nats)")
         _limits(axes, metric, max(floors), log, [p for metrics in found.values() for p in metrics.get(metric, [])])
         draw_floor(axes, floors, _as_nats(family, chosen, lengths) if metric == "likelihood" else None)
         parameter_axis(axes, sorted({m.parameters for m in family}))
@@ -165,10 +166,12 @@ def draw_points(axes: Axes, points: Sequence[Point], number: int, label: str, *,
 
 
 def draw_prediction(axes: Axes, made: Sequence[Prediction], number: int) -> None:
-    """p^L over parameters, dashed, in the colour of its series."""
+    """p^L over parameters, dashed, and the mean of exp(nats), dotted, in the colour of their series."""
     if made:
         x, y = [p.parameters for p in made], [p.power for p in made]
-        axes.plot(x, y, color=COLOURS[number % len(COLOURS)], linestyle=DASHES, linewidth=1.3, zorder=2)
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(x, y, color=colour, linestyle=DASHES, linewidth=1.3, zorder=2)
+        axes.plot(x, [p.product for p in made], color=colour, linestyle=":", linewidth=1.3, zorder=2)
 
 
 def draw_floor(axes: Axes, floors: Sequence[float], nats: float | None = None, beside: str = "p^L = 1/n") -> None:

@@ -100,10 +100,11 @@ def test_points_and_bands_are_those_of_the_curves(make, drawn):
     family = make((0.3, 0.6, 0.9), n=100)
     draw_family(family, "a.png", panels=["exact"])
     (axes,) = drawn[0].axes
-    measured, predicted = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
+    measured, predicted, product = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
     exact = [sum(row.detail["exact"] for row in m.rows) / 100 for m in family]
     assert list(measured.get_ydata()) == exact
     assert list(predicted.get_ydata()) == pytest.approx([0.3**8, 0.6**8, 0.9**8])
+    assert list(product.get_ydata()) == pytest.approx(list(predicted.get_ydata()))
     assert len(axes.collections) == 1
     assert axes.get_xscale() == "log"
 
