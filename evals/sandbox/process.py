@@ -14,10 +14,11 @@ import threading
 from collections.abc import Sequence
 
 from evals.sandbox.inside import frames, root
+from evals.sandbox.inside.server import PATIENCE
 from evals.sandbox.verdict import Isolation, Limits
 
 START = 60.0  # seconds for the server to come up, on a machine that does much else
-LATE = 15.0  # seconds beyond the wall-clock limit after which the server counts as hung; it ends checkers before
+LATE = 30.0  # seconds beyond a checker's longest time after which the server, which should have ended it, has hung
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUTER = ("user", "net", "pid", "mount", "ipc", "uts")
 # The path is ours for this one import; `inside` needs nothing else of the package, so torch and numpy stay out.
@@ -35,7 +36,7 @@ def _python() -> str:
 def _bubblewrap(scratch: str) -> list[str]:
     """A bubblewrap command that gives what follows it a root like that of ``inside.root``."""
     python = _python()
-    command = ["bwrap", "--unshare-all", "--cap-drop", "ALL", "--dev", "/dev", "--chdir", "/"]
+    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--cap-drop", "ALL", "--dev", "/dev", "--chdir", "/"]
     places = [*root.readable(), HERE, *([] if python.startswith("/usr/lib") else [python])]
     for path in places:
         if os.path.islink(path):
@@ -103,7 +104,7 @@ class Server:
             try:
                 with theirs, self._lock:
                     socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
-                mine.settimeout(limits.patience + LATE)
+                mine.settimeout(PATIENCE * limits.patience + LATE)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its last word may still be there
                     mine.sendall(frames.pack(case))
                 outcome, why, seconds = json.loads(_receive(mine))

@@ -17,7 +17,8 @@ class Limits:
         memory: bytes of address space; Python alone takes about 40 MB of it.
         output: bytes of the longest answer, and of the longest file in its private folder (16 MB in all). What it
             prints goes nowhere, and is not counted.
-        wall: wall-clock seconds, for programs that sleep. Default: five times ``seconds``, at least 10.
+        wall: wall-clock seconds that the candidate may be idle, for programs that sleep: neither running nor waiting
+            for a core, where the kernel says so. Default: five times ``seconds``, at least 10.
     """
 
     seconds: float = 3.0
@@ -75,10 +76,12 @@ class Isolation:
         behind. Either of two sets of layers sees to all of that, each alone: the user, net, pid and mount namespaces
         (nothing to connect to, a read-only root of its own, no other process in sight, and all die with the first);
         or seccomp, which forbids sockets, signals and new processes, with a mount namespace or Landlock for the files,
-        /proc among them. Rlimits alone stop none of it.
+        /proc among them. Rlimits alone stop none of it. Bubblewrap's namespaces hold all checks at once, so there it
+        takes seccomp to keep them apart.
         """
         held = {"landlock" if name.startswith("landlock") else name for name in self.layers}
-        return {"user", "net", "pid", "mount"} <= held or ("seccomp" in held and bool({"mount", "landlock"} & held))
+        apart = {"user", "net", "pid", "mount"} <= held and "bwrap" not in held
+        return apart or ("seccomp" in held and bool({"mount", "landlock"} & held))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def _serve(program: str, entry_point: str, limit: int) -> None:
     sys.modules["candidate"] = module
     try:
         exec(compile(program, "candidate.py", "exec"), module.__dict__)
+        if entry_point not in module.__dict__:
+            raise NameError(f"the program defines no {entry_point}")
         function = module.__dict__[entry_point]
     except BaseException as error:
         frames.send(OUTBOX, _error(error))

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import candidate, frames, kernel, layers, literals
 
+SLICE = 0.1  # seconds between looks at a candidate that runs; a call that sleeps for less is not counted as idle
 REAP = 0.002  # seconds between looks at a candidate that has closed its pipe
 
 
@@ -29,25 +30,45 @@ class CandidateError(Exception):
 class Peer:
     """The candidate's process as the checker sees it.
 
+    The wall-clock limit is on the time that it neither runs nor waits for a core, as far as ``schedule``, its
+    /proc/…/schedstat, tells: on a loaded machine a program is not idle while others have the cores.
+
     ``fate`` is set when it can answer no more: (outcome, why). After that no test can pass, whatever it catches.
     """
 
-    def __init__(self, pid: int, inbox: int, outbox: int, limits: dict[str, Any]) -> None:
+    def __init__(self, pid: int, inbox: int, outbox: int, limits: dict[str, Any], schedule: int = -1) -> None:
         self.pid, self._limits = pid, limits
         self.pipe = frames.Watched(inbox, outbox, self._tick, limits["output"] + 4096)
-        self._end = time.monotonic() + limits["wall"]
+        self._schedule = schedule
+        self._idle = 0.0
+        self._seen = self._look()
         self._before = 0.0
         self.fate: tuple[str, str] | None = None
         self.error: BaseException | None = None
         self.seconds = 0.0
 
+    def _look(self) -> float:
+        """Wall-clock seconds less those of running and of waiting for a core (of the main thread)."""
+        waited = 0
+        if self._schedule >= 0:
+            with contextlib.suppress(OSError, ValueError, IndexError):  # it may be gone just now
+                waited = int(os.pread(self._schedule, 100, 0).split()[1])
+        try:
+            ran = kernel.cpu_seconds(self.pid)
+        except OSError:
+            ran = 0.0
+        return time.monotonic() - ran - waited / 1e9
+
     def _tick(self) -> int:
+        now = self._look()
+        self._idle += max(0.0, now - self._seen)
+        self._seen = now
         used = self.used()
-        left = min(self._limits["seconds"] - used, self._end - time.monotonic())
+        left = min(self._limits["seconds"] - used, self._limits["wall"] - self._idle)
         if left <= 0:
             kind = "CPU" if used >= self._limits["seconds"] else "wall-clock"
             self.end("timeout", f"out of {kind} time")
-        return max(1, int(min(left, 1.0) * 1000))
+        return max(1, int(min(left, SLICE) * 1000))
 
     def used(self) -> float:
         """CPU seconds since the program came; 0.0 where they cannot be read (the kernel's limit still holds)."""
@@ -67,6 +88,7 @@ class Peer:
         """Sends ``body`` and returns the reply. Raises ``Ended`` where none will come, and leaves the fate open."""
         if self.fate is not None:
             raise frames.Ended
+        self._seen = self._look()  # what passed since the last answer is not the candidate's time
         try:
             self.pipe.send(body)
             reply = self.pipe.receive()
@@ -201,7 +223,14 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
         candidate.run(to_candidate[0], to_checker[1], held, limits, folder)
     os.close(to_candidate[0])
     os.close(to_checker[1])
-    peer = Peer(pid, to_checker[0], to_candidate[1], limits)
+    schedule = -1
+    if held.proc >= 0:
+        with contextlib.suppress(OSError):
+            schedule = os.open(f"{pid}/schedstat", os.O_RDONLY, dir_fd=held.proc)
+        os.close(held.proc)
+    busy = int(limits["wall"]) + 2  # CPU seconds for the test itself
+    resource.setrlimit(resource.RLIMIT_CPU, (busy, busy))
+    peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule)
     kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
     layers.close_checker(held)
     random.seed(0)

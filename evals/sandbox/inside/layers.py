@@ -31,7 +31,7 @@ class Layers:
     """Namespaces made anew for each check, Landlock's version or 0, whether system calls are filtered.
 
     ``outer`` are namespaces that the whole server is in already, as under bubblewrap; ``paths`` what a candidate may
-    read.
+    read; ``proc`` the host's /proc, opened, for the server and its checkers alone, or -1.
     """
 
     namespaces: tuple[str, ...]
@@ -39,6 +39,7 @@ class Layers:
     filtered: bool
     outer: tuple[str, ...] = ()
     paths: tuple[str, ...] = ("/",)
+    proc: int = -1
 
     @property
     def names(self) -> list[str]:
@@ -70,10 +71,10 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
     """
     left_out = set(without)
     paths = root.readable()  # now, as working it out loads modules
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY) if os.path.isdir("/proc/self") else -1  # no new root has it
     spaces = _spaces(left_out) if not outer else []
     entered = False
     if spaces:
-        proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)  # the new root has none
         if "mount" in spaces and os.getuid() == 0 and works(lambda: kernel.unshare(kernel.NEWNS)):
             kernel.unshare(kernel.NEWNS)
             root.enter(scratch)
@@ -82,8 +83,7 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
         uid, gid = os.getuid(), os.getgid()
         kernel.unshare(kernel.NEWUSER | (kernel.NEWNS if "mount" in spaces else 0))
         kernel.map_user(proc, uid, gid)
-        os.close(proc)
-        if "mount" in spaces and not entered and works(lambda: root.enter(scratch)):
+        if "mount" in spaces and not entered and works(lambda: _enter_apart(scratch)):
             root.enter(scratch)
             entered = True
         if not entered and "mount" in spaces:
@@ -91,9 +91,16 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
     else:
         _become_nobody(scratch)
     version = landlock.version() if "landlock" not in left_out else 0
+    if seccomp.supported():
+        seccomp.program(os.uname().machine, 1)
     filtered = "seccomp" not in left_out and seccomp.supported() and works(_try_filter)
     kernel.prctl(kernel.SET_DUMPABLE, 0)  # nothing may trace this process or read it through /proc
-    return Layers(tuple(spaces), version, filtered, outer, ("/",) if entered else tuple(paths))
+    return Layers(tuple(spaces), version, filtered, outer, ("/",) if entered else tuple(paths), proc)
+
+
+def _enter_apart(scratch: str) -> None:
+    kernel.unshare(kernel.NEWNS)  # a trial must not change the mounts that it shares with its parent
+    root.enter(scratch)
 
 
 def _spaces(without: set[str]) -> list[str]:
@@ -102,8 +109,9 @@ def _spaces(without: set[str]) -> list[str]:
     def make(flags: int) -> Callable[[], None]:
         def action() -> None:
             _become_nobody(None)
+            uid, gid = os.getuid(), os.getgid()  # behind unshare they are unknown
             kernel.unshare(kernel.NEWUSER)
-            kernel.map_user(None, os.getuid(), os.getgid())
+            kernel.map_user(None, uid, gid)
             kernel.unshare(flags)
 
         return action
@@ -123,7 +131,7 @@ def _become_nobody(folder: str | None) -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    except PermissionError:  # root of a user namespace with no other user in it is no real root
+    except OSError:  # root of a user namespace with no other user in it is no real root
         return
     kernel.prctl(kernel.SET_DUMPABLE, 1)  # else /proc/self, and the user map in it, would still be root's
 

@@ -8,6 +8,7 @@ as numbers mean other calls there.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 import sys
@@ -64,6 +65,7 @@ def _judgements(pid: int) -> dict[str, bytes]:
     }
 
 
+@functools.cache  # made once in the server, for process 1 of a namespace, not in each candidate
 def program(machine: str, pid: int) -> bytes:
     """The filter for ``machine`` and for the process that knows itself as ``pid``: 8 bytes an instruction."""
     parts = [_op(_LOAD, 4), _op(_EQUAL, ARCHITECTURES[machine], 1, 0), _ret(KILL), _op(_LOAD, 0)]

@@ -7,6 +7,7 @@ no program and no test. It ends when the control socket closes, and its checkers
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import importlib
 import json
@@ -21,12 +22,12 @@ from . import checker, frames, layers
 
 # What answers to programming problems import. Others load from the standard library when asked for.
 MODULES = """
-abc array bisect calendar cmath collections collections.abc contextlib copy csv ctypes dataclasses datetime
-decimal enum fractions functools hashlib heapq inspect io itertools json keyword math numbers operator os pathlib pprint
-queue random re secrets statistics string struct sys tempfile textwrap threading time traceback types typing unicodedata
-unittest uuid
+abc array bisect calendar cmath collections collections.abc contextlib copy csv ctypes dataclasses datetime decimal
+encodings.idna enum fractions functools hashlib heapq inspect io itertools json keyword math numbers operator os
+pathlib pprint queue random re secrets signal socket statistics string struct subprocess sys tempfile textwrap
+threading time traceback types typing unicodedata unittest uuid
 """
-GRACE = 5.0  # seconds beyond the wall-clock limit after which a checker itself is ended
+PATIENCE = 20  # times the wall-clock limit, after which a checker that hangs is ended; busy ones have a CPU limit
 
 
 class Server:
@@ -46,16 +47,18 @@ class Server:
         child = os.fork()
         if child == 0:
             self._child(fds[0], limits)
-        self.children[child] = (time.monotonic() + limits["wall"] + GRACE, fds[0])
+        self.children[child] = (time.monotonic() + PATIENCE * limits["wall"], fds[0])
         return True
 
     def _child(self, sock: int, limits: dict[str, float]) -> None:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            kept = os.dup2(sock, 3, inheritable=False)
-            os.closerange(4, 1 << 20)
-            checker.run(kept, self.held, limits, self.scratch)
+            high = os.dup2(sock, 100), os.dup2(self.held.proc, 101) if self.held.proc >= 0 else -1
+            os.dup2(high[0], 3)
+            proc = os.dup2(high[1], 4) if high[1] >= 0 else -1
+            os.closerange(4 if proc < 0 else 5, 1 << 20)
+            checker.run(3, dataclasses.replace(self.held, proc=proc), limits, self.scratch)
         except BaseException as error:  # the parent asks again, or says so
             with contextlib.suppress(OSError):
                 why = f"the checker failed: {checker.plain(repr(error))}"
