@@ -231,8 +231,8 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
     busy = int(limits["wall"]) + 2  # CPU seconds for the test itself
     resource.setrlimit(resource.RLIMIT_CPU, (busy, busy))
     peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule)
-    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
     layers.close_checker(held)
+    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # again, as changed credentials may clear it
     random.seed(0)
     case = json.loads(frames.receive(sock))
     try:

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from . import checker, frames, layers
+from . import checker, frames, kernel, layers
 
 # What answers to programming problems import. Others load from the standard library when asked for.
 MODULES = """
@@ -44,8 +44,12 @@ class Server:
         if not data:
             return False
         limits = json.loads(data)
+        server = os.getpid()
         child = os.fork()
         if child == 0:
+            kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != server:  # it died just before
+                os._exit(1)
             self._child(fds[0], limits)
         self.children[child] = (time.monotonic() + PATIENCE * limits["wall"], fds[0])
         return True
