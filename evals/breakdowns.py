@@ -51,7 +51,13 @@ class Breakdown:
 
 
 # Name of a task to "module:function" of its rows (of all lengths and controls).
-BREAKDOWNS: dict[str, str] = {}
+BREAKDOWNS: dict[str, str] = {
+    "arithmetic": "evals.tasks.emergence.breakdown:tables",
+    "modified_arithmetic": "evals.tasks.emergence.breakdown:tables",
+    "unscramble": "evals.tasks.emergence.breakdown:tables",
+    "modular_sums": "evals.tasks.emergence.breakdown:tables",
+    "copying": "evals.tasks.emergence.breakdown:tables",
+}
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]
 

@@ -46,6 +46,7 @@ SCORERS: dict[str, str] = {
     "babilong_loose": "evals.tasks.babilong_scoring:loose",
     "ruler_all": "evals.tasks.ruler_scoring:string_match_all",
     "ruler_part": "evals.tasks.ruler_scoring:string_match_part",
+    "emergence": "evals.tasks.emergence.scoring:emergence",
 }
 
 

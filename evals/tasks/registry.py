@@ -18,6 +18,7 @@ from evals.tasks.base import Task
 _BABILONG = tuple(f"qa{number}" for number in range(1, 21))
 _NIAH = ("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3")
 _RULER = (*_NIAH, "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_1", "qa_2")
+_EMERGENCE = ("arithmetic", "modified_arithmetic", "unscramble", "modular_sums", "copying")
 
 # Name to ("module:class", settings that make it this one).
 TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -34,6 +35,11 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "fwe": ("evals.tasks.ruler:FrequentWords", {}),
     "qa_1": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_1"}),
     "qa_2": ("evals.tasks.ruler:QuestionAnswering", {"name": "qa_2"}),
+    "arithmetic": ("evals.tasks.emergence.tasks:Arithmetic", {}),
+    "modified_arithmetic": ("evals.tasks.emergence.tasks:ModifiedArithmetic", {}),
+    "unscramble": ("evals.tasks.emergence.tasks:Unscramble", {}),
+    "modular_sums": ("evals.tasks.emergence.tasks:ModularSums", {}),
+    "copying": ("evals.tasks.emergence.tasks:Copying", {}),
 }
 
 _BABI = (
@@ -65,6 +71,11 @@ ABOUT: dict[str, str] = {
     "fwe": "RULER: the three most frequent made-up words",
     "qa_1": "RULER: SQuAD, from a file of yours",
     "qa_2": "RULER: HotpotQA, from a file of yours",
+    "arithmetic": "few-shot sums and differences of numbers of 1, 2, 3 digits",
+    "modified_arithmetic": "few-shot sums with one more, which only the examples tell (BIG-bench)",
+    "unscramble": "few-shot words out of their scrambled letters",
+    "modular_sums": "few-shot sums of several numbers modulo p",
+    "copying": "few-shot copies of random strings, by length (the L of p^L)",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -73,6 +84,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ruler": _RULER,
     "ruler-offline": tuple(name for name in _RULER if not name.startswith("qa_")),
     "sequences": ("copy", "reverse", "associative"),
+    "emergence": _EMERGENCE,
 }
 
 
