@@ -19,6 +19,7 @@ def emergence(answered: Any, answers: Sequence[str], asked: str = "") -> Assesse
         exact        1 if the text is the answer, but for spaces
         distance     edits (insert, delete, replace) from the text to the answer, in symbols
         edit         1 - distance / (symbols of the longer one)
+        tokens       T
         likelihood   N / T, nats a token
         probability  exp(N): the rate of exact matches of sampled answers that the likelihoods predict
         per_token    exp(N / T): the p of p^T, a geometric mean over tokens
@@ -45,6 +46,7 @@ def emergence(answered: Any, answers: Sequence[str], asked: str = "") -> Assesse
         "exact": float(said == right),
         "edit": 1 - away / max(1, len(said), len(right)),
         "distance": away,
+        "tokens": tokens,
         "likelihood": nats / tokens,
         "probability": math.exp(nats),
         "per_token": math.exp(nats / tokens),

@@ -53,6 +53,7 @@ def test_all_metrics_of_one_answer():
     assert detail["probability"] == pytest.approx(0.09)
     assert detail["per_token"] == pytest.approx(0.3)
     assert detail["likelihood"] == pytest.approx(math.log(0.3))
+    assert detail["tokens"] == 2
     assert detail["grade"] == 0  # as likely as another is not the most likely
     assert assess("emergence", measured("4 7"), ("47",), "").detail["grade"] == 1
 
