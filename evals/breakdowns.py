@@ -57,6 +57,11 @@ BREAKDOWNS: dict[str, str] = {
     "multiplication": "evals.tasks.compositional.tables:tables",
     "dp": "evals.tasks.compositional.tables:tables",
     "puzzle": "evals.tasks.compositional.puzzle.tables:puzzle",
+    "arithmetic": "evals.tasks.emergence.breakdown:tables",
+    "modified_arithmetic": "evals.tasks.emergence.breakdown:tables",
+    "unscramble": "evals.tasks.emergence.breakdown:tables",
+    "modular_sums": "evals.tasks.emergence.breakdown:tables",
+    "copying": "evals.tasks.emergence.breakdown:tables",
 }
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]

@@ -51,6 +51,7 @@ SCORERS: dict[str, str] = {
     "multiplication": "evals.tasks.compositional.scoring:multiplication",
     "dp": "evals.tasks.compositional.scoring:dp",
     "puzzle": "evals.tasks.compositional.puzzle.scoring:puzzle",
+    "emergence": "evals.tasks.emergence.scoring:emergence",
 }
 
 

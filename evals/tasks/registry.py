@@ -19,6 +19,7 @@ from evals.tasks.base import Task
 _BABILONG = tuple(f"qa{number}" for number in range(1, 21))
 _NIAH = ("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3")
 _RULER = (*_NIAH, "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_1", "qa_2")
+_EMERGENCE = ("arithmetic", "modified_arithmetic", "unscramble", "modular_sums", "copying")
 
 # Name to ("module:class", settings that make it this one).
 TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -40,6 +41,11 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "multiplication": ("evals.tasks.compositional.multiplication:Multiplication", {}),
     "dp": ("evals.tasks.compositional.dynamic_programming:MaximumSum", {}),
     "puzzle": ("evals.tasks.compositional.puzzle:Puzzle", {}),
+    "arithmetic": ("evals.tasks.emergence.tasks:Arithmetic", {}),
+    "modified_arithmetic": ("evals.tasks.emergence.tasks:ModifiedArithmetic", {}),
+    "unscramble": ("evals.tasks.emergence.tasks:Unscramble", {}),
+    "modular_sums": ("evals.tasks.emergence.tasks:ModularSums", {}),
+    "copying": ("evals.tasks.emergence.tasks:Copying", {}),
 }
 
 _BABI = (
@@ -76,6 +82,11 @@ ABOUT: dict[str, str] = {
     "multiplication": "products of 1 to 5 digits, at once or step by step (Dziri et al. 2023)",
     "dp": "highest sum of numbers that are no neighbours (Dziri et al. 2023)",
     "puzzle": "Faith and Fate: a logic grid puzzle, from clues that leave one answer",
+    "arithmetic": "few-shot sums and differences of numbers of 1, 2, 3 digits",
+    "modified_arithmetic": "few-shot sums with one more, which only the examples tell (BIG-bench)",
+    "unscramble": "few-shot words out of their scrambled letters",
+    "modular_sums": "few-shot sums of several numbers modulo p",
+    "copying": "few-shot copies of random strings, by length (the L of p^L)",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -84,6 +95,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ruler": _RULER,
     "ruler-offline": tuple(name for name in _RULER if not name.startswith("qa_")),
     "sequences": ("copy", "reverse", "associative"),
+    "emergence": _EMERGENCE,
 }
 
 
