@@ -48,6 +48,8 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
         InputError: whatever of it cannot be.
     """
     import evals
+    from evals.breakdowns import breakdowns
+    from evals.report import breakdown_json, breakdown_text
     from evals.runner import expand
     from evals.tasks.base import Source
     from rmt.cli import scored
@@ -86,10 +88,21 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
     finally:  # a refused run leaves no copy of the text behind
         tokens.unlink(missing_ok=True)
     if part[0] == 0:
-        results = evals.to_json(cells, model=asked.model, text=asked.text, seed=asked.seed, bare=bare)
+        rows = _of_cells(evals.load_rows(asked.out / "rows.jsonl"), cells)
+        tables = breakdowns(rows)
+        named = {"model": asked.model, "text": asked.text, "seed": asked.seed, "bare": bare}
+        results = evals.to_json(cells, **named, breakdowns=breakdown_json(tables))
         write(asked.out / "results.json", results)
-        said = "\n".join([evals.table(cells), *_beyond(subject.answers, evals.load_rows(asked.out / "rows.jsonl"))])
-        typer.echo(results if asked.as_json else f"{said}\n\n{asked.out / 'rows.jsonl'}")
+        said = [evals.table(cells), *_beyond(subject.answers, rows)]
+        if tables:
+            said += ["", breakdown_text(tables)]
+        typer.echo(results if asked.as_json else "\n".join([*said, "", str(asked.out / "rows.jsonl")]))
+
+
+def _of_cells(rows: Sequence[evals.rows.Row], cells: Sequence[evals.Cell]) -> list[evals.rows.Row]:
+    """The rows of these tasks and lengths: a folder may hold more, of an earlier call."""
+    known = {(cell.task, cell.length, cell.control) for cell in cells}
+    return [row for row in rows if (row.task, row.length, row.control) in known]
 
 
 def _controls(text: str) -> list[str]:
