@@ -38,11 +38,14 @@ class Item:
         left: what stands before the answer, with its sign: "12 + 34 =".
         answer: what comes behind it and a space.
         key: its canonical text: problems with the same key are the same one (``34 + 12``), whatever the task.
+        gist: what gives its answer away, where a problem with another key does (the word, of letters in another order);
+            else empty.
     """
 
     left: str
     answer: str
     key: str
+    gist: str = ""
 
     @property
     def sign(self) -> str:
@@ -169,14 +172,17 @@ def _different(task: FewShot, size: int, rng: Random) -> Iterator[Item]:
 
 
 def examples(task: FewShot, rng: Random, size: int, item: Item) -> list[Item]:
-    """``shots`` different problems of a size, none of them ``item``, none of the test split where that one is."""
+    """``shots`` different problems of a size, none of the test split where ``item`` is.
+
+    None is ``item`` itself, nor one that has its gist: a word in other letters would be told by the example.
+    """
     split = "all" if task.split == "all" else "train"
     found: dict[str, Item] = {}
     for _ in range(MISSES):
         if len(found) == task.shots:
             return list(found.values())
         other = task.draw(rng, size)
-        if other.key != item.key and belongs(other.key, split):
+        if other.key != item.key and not (item.gist and other.gist == item.gist) and belongs(other.key, split):
             found.setdefault(other.key, other)
     raise ValueError(
         f"shots: expected {task.name} to have {task.shots} examples of size {size}, got {len(found)}; ask for fewer"

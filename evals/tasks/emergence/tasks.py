@@ -6,9 +6,10 @@ Problems are drawn uniformly but where a line says otherwise. All default to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from evals.tasks.emergence.few_shot import FewShot, Item, sizes_of
 from evals.tasks.emergence.words import by_length
@@ -50,7 +51,8 @@ class Arithmetic(FewShot):
     """Addition and subtraction, both numbers of as many digits (GPT-3, arXiv 2005.14165, section 3.9.1).
 
     Attributes:
-        digits: of each number, such as "1+2+3"; problem i has the size i mod their count.
+        digits: of each number, such as "1+2+3"; they take turns, until one has no more problems (few of one digit are
+            for tests).
         operation: "add", "subtract" (the smaller from the greater) or "both".
     """
 
@@ -144,7 +146,8 @@ class ModifiedArithmetic(FewShot):
 class Unscramble(FewShot):
     """The word of which all letters stand in another order (GPT-3's "random insertion" kin; BIG-bench).
 
-    What is kept from training is the pair of a word and its scrambled letters: the words themselves must be known.
+    What is kept from training is the pair of a word and its scrambled letters: the words themselves must be known. No
+    example has the word of the question.
 
     Attributes:
         letters: of the word, 3 to 7.
@@ -172,6 +175,10 @@ class Unscramble(FewShot):
         """What stands above the examples."""
         return "Unscramble."
 
+    def settings(self) -> Mapping[str, Any]:
+        """The fields; version 1 had examples with the word of the question."""
+        return {**super().settings(), "version": 2}
+
     def draw(self, rng: Random, size: int) -> Item:
         """A word, and its letters in another order."""
         word = rng.choice(by_length(size))
@@ -179,7 +186,7 @@ class Unscramble(FewShot):
         while "".join(letters) == word:
             rng.shuffle(letters)
         mixed = "".join(letters)
-        return Item(f"{mixed} =", word, f"{mixed} {word}")
+        return Item(f"{mixed} =", word, f"{mixed} {word}", gist=word)
 
     def wrong(self, rng: Random, item: Item) -> Iterator[str]:
         """Words of this length, those that share most letters first."""

@@ -107,6 +107,14 @@ def test_examples_and_training_never_meet_the_test_problems(name):
         assert not any(held_out(other.key) for other in shown)
 
 
+def test_no_example_has_the_word_that_is_asked_for():
+    task = Unscramble()
+    for index, (size, item) in enumerate(islice(few_shot.items(task, 0), 200)):
+        solved = few_shot.problem(task, source(Words()), index, size, item).prompt.split("\n")[1:-1]
+        assert len(solved) == 4
+        assert not any(line.endswith(f" {item.answer}") for line in solved)
+
+
 def test_a_problem_in_another_order_is_the_same_problem():
     keys = {Arithmetic().draw(Random(seed), 1).key for seed in range(3000)}
     assert len(keys) == 55  # of 100 sums of two digits
