@@ -48,14 +48,15 @@ def _labels(rows: Sequence[Row], lengths: dict[int, list[Row]]) -> Breakdown:
         worked = [row for row in at if "layers" in (row.detail or {})]
         if not worked:
             continue
-        unsaid = [((row.detail or {}).get("unsaid", 0), row.document) for row in worked]
+        documents = _documents(worked)
+        unsaid = [((row.detail or {}).get("unsaid", 0), own) for row, own in zip(worked, documents, strict=True)]
         every = [list(_nodes(row)) for row in worked]
-        labelled = [(label, row.document) for row, nodes in zip(worked, every, strict=True) for _, label in nodes]
+        labelled = [(label, own) for own, nodes in zip(documents, every, strict=True) for _, label in nodes]
         stated = [(1.0, document) for _, document in labelled]
         stated += [(0.0, document) for count, document in unsaid for _ in range(count)]
         lines.append((length, "all", len(labelled), *_shares(labelled), _ratio(stated)))
         for layer in sorted({layer for nodes in every for layer, _ in nodes}, key=_natural):
-            found = [(r.document, nodes) for r, nodes in zip(worked, every, strict=True)]
+            found = zip(documents, every, strict=True)
             part = [(label, document) for document, nodes in found for at_layer, label in nodes if at_layer == layer]
             lines.append((length, layer, len(part), *_shares(part), None))
     heads = ("length", "layer", "nodes", *LABELS, "stated")
@@ -79,11 +80,17 @@ def _shares(labelled: Sequence[tuple[str, int]]) -> list[Estimate | None]:
 
 def _mean(rows: Sequence[Row], values: Sequence[float]) -> Estimate:
     """Mean of one value of each row, at least one."""
-    documents = [row.document for row in rows]
+    documents = _documents(rows)
     if set(values) <= {0.0, 1.0} and len(set(documents)) == len(documents):
         return Estimate(sum(values) / len(values), wilson(int(sum(values)), len(values)), len(values))
     interval = bootstrap(values, clusters=documents, resamples=_RESAMPLES)
     return Estimate(sum(values) / len(values), interval, len(values))
+
+
+def _documents(rows: Sequence[Row]) -> list[int]:
+    """A number for each row, the same for rows of one document: not its place, which another call may give again."""
+    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(row.digest for row in rows))}
+    return [numbers[row.digest] for row in rows]
 
 
 def _ratio(values: Sequence[tuple[float, int]]) -> Estimate | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evals.breakdowns import BREAKDOWNS, Estimate, breakdowns
@@ -39,6 +41,17 @@ def test_questions_of_one_document_and_partial_scores_are_resampled_together():
     ((by_size), _) = tables([row(i // 2, score, "2x2", 7, question=i % 2) for i, score in enumerate(scores)])
     interval = bootstrap(scores, clusters=[0, 0, 1, 1], resamples=2000)
     assert by_size.lines[0][2] == Estimate(0.4375, interval, 4)
+
+
+def test_places_that_two_calls_gave_to_different_documents_make_them_no_cluster():
+    """The first call asked two lengths (documents 4 to 7), the second the longer one alone (new ones are 4 to 7)."""
+    layers = {"1": {"correct": 1, "local": 1}}
+    rows = [row(4 + i, float(i < 2), "2x2", 7, layers=layers, unsaid=0) for i in range(4)]
+    rows += [replace(each, digest=f"new {each.digest}") for each in rows]
+    by_size, _, labels = tables(rows)
+    assert by_size.lines[0][2] == Estimate(0.5, wilson(4, 8), 8)
+    interval = bootstrap([1.0, 0.0] * 8, clusters=[i // 2 for i in range(16)], resamples=2000)
+    assert labels.lines[0][3] == Estimate(0.5, interval, 16)
 
 
 def test_labels_by_layer():
