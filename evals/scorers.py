@@ -54,6 +54,8 @@ SCORERS: dict[str, str] = {
     "emergence": "evals.tasks.emergence.scoring:emergence",
 }
 
+MEASURED = ("emergence",)  # scorers of what is measured (a dictionary); all others take text or a number
+
 
 def find(name: str) -> Scorer:
     """The scorer of this name, with its option if there is one. Raises ValueError on an unknown one."""
@@ -79,6 +81,18 @@ def assess(name: str, answered: Any, answers: Sequence[str], asked: str) -> Asse
     """What the scorer ``name`` makes of ``answered``."""
     found = find(name)(answered, answers, asked)
     return found if isinstance(found, Assessed) else Assessed(float(found))
+
+
+def again(name: str, answered: Any, answers: Sequence[str], asked: str) -> Assessed:
+    """What another scorer makes of an answer in a log: of what was measured, one of texts takes the text.
+
+    Raises ValueError where the answer is none that the scorer takes.
+    """
+    if isinstance(answered, Mapping) and name.partition(":")[0] not in MEASURED:
+        if "text" not in answered:
+            raise ValueError(f"{name}: expected an answer with a text to score, got {answered!r}; name another scorer")
+        answered = answered["text"]
+    return assess(name, answered, answers, asked)
 
 
 def score(name: str, answered: Any, answers: Sequence[str], asked: str) -> float:

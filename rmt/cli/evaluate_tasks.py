@@ -120,8 +120,8 @@ def rescore(
 
 def _again(row: evals.rows.Row, name: str) -> evals.rows.Row:
     """A row as another scorer sees it."""
-    from evals.scorers import assess
+    from evals.scorers import again
 
-    found = assess(name, row.answered, row.expected, row.asked)  # type: ignore[arg-type]  # a tuple, as was looked
+    found = again(name, row.answered, row.expected, row.asked)  # type: ignore[arg-type]  # a tuple, as was looked
     detail = {**(row.detail or {}), **found.detail} or None
     return replace(row, scorer=name, score=found.score, detail=detail)

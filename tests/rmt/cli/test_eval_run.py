@@ -148,6 +148,17 @@ def test_bad_input(rmt, classifier, document, tmp_path, arguments, message):
     assert not list(tmp_path.glob("out/*.tokens"))
 
 
+def test_rescoring_what_was_measured_with_a_scorer_of_texts_takes_its_text(rmt, tmp_path):
+    measured = {"text": " 46.", "nats": -0.5, "tokens": 1, "greedy": True, "choices": [-0.5, -2.0]}
+    with RowLog(tmp_path / "rows.jsonl", "m", {}) as log:
+        for index, wanted in enumerate(("46", "47")):
+            said = ((wanted,), measured, 0.0, "emergence", "12 + 34 =")
+            log.append(Row("arithmetic", 0, "memory", index, 0, f"d{index}", f"d{index}", *said))
+    for scorer, right in (("exact", 1), ("first_word", 1), ("sequence", 1), ("emergence", 0), ("", 0)):
+        done = rmt("eval", "rescore", tmp_path, "--scorer", scorer, "--json")
+        assert json.loads(done.stdout)["cells"][0]["successes"] == right, scorer
+
+
 def test_rescoring_knows_the_labels_of_each_task_and_leaves_numbers_alone(rmt, tmp_path):
     rows = [
         # "maybe" is a label of task 10, and "nothing" of task 8, whatever task has "yes" or "milk" first.
