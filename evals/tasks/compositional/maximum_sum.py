@@ -15,6 +15,7 @@ depth 3N - 1. Wording: github.com/nouhadziri/faith-and-fate.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -147,12 +148,12 @@ def final_list(text: str) -> tuple[int, ...] | None:
     It is the first list in brackets behind the last word "output" or "answer" that one follows; in a text without, the
     last list of all. Its integers stand between commas or spaces. What indexes a name (``dp[2]``) is no list.
     """
-    for mark in reversed(list(_MARK.finditer(text))):
-        for found in _LIST.finditer(text, mark.end()):
-            if (numbers := integers(found[1])) is not None:
-                return numbers
-    lists = [numbers for found in _LIST.findall(text) if (numbers := integers(found)) is not None]
-    return lists[-1] if lists else None
+    lists = [(found.start(), numbers) for found in _LIST.finditer(text) if (numbers := integers(found[1])) is not None]
+    if not lists:
+        return None
+    ends = [mark.end() for mark in _MARK.finditer(text)]
+    last = bisect_right(ends, lists[-1][0])  # marks before the last list; one pass each, for a text may repeat itself
+    return lists[bisect_left(lists, (ends[last - 1],))][1] if last else lists[-1][1]
 
 
 def integers(text: str) -> tuple[int, ...] | None:

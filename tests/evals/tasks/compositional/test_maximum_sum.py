@@ -8,6 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from evals.tasks.compositional import maximum_sum
 from evals.tasks.compositional.graph import LABELS, label
 from evals.tasks.compositional.maximum_sum import NonAdjacent, final_list
 from evals.tasks.compositional.scratchpads import about, labelled
@@ -137,6 +138,24 @@ def test_numbers_are_read_strictly(old, new, changed):
 )
 def test_which_list_counts(text, found):
     assert final_list(text) == found
+
+
+def test_a_text_that_repeats_itself_is_looked_through_once(monkeypatch):
+    """Not once for each time it says "output", which takes a minute where a model falls into a loop."""
+    looked = []
+
+    class Counted:
+        def finditer(self, text, *places):
+            looked.append(places)
+            return maximum_sum_lists.finditer(text, *places)
+
+        findall = finditer
+
+    maximum_sum_lists = maximum_sum._LIST
+    monkeypatch.setattr(maximum_sum, "_LIST", Counted())
+    assert final_list("output[0] = 1 " * 50 + "[x]") is None
+    assert final_list("output [1, 2], [2, 1]" + " output [x]" * 50) == (1, 2)
+    assert len(looked) <= 2
 
 
 def test_sums_of_what_is_not_allowed():
