@@ -6,6 +6,7 @@ Everything is made of the canonical problem (a row's ``asked``), so a log can be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,21 @@ from evals.tasks.compositional.long_multiplication import LongMultiplication
 from evals.tasks.compositional.maximum_sum import NonAdjacent, final_list
 from evals.tasks.compositional.scratchpads import final_number, labelled
 
+_TIMES = r"(?:times|multiplied by|by|[x*\u00d7\u00b7]|\\times)"
+
 
 def multiplication(answered: Any, answers: Sequence[str], asked: str, option: str = "") -> Assessed:
     """1 if the final number (see ``scratchpads.final_number``) is the product.
+
+    Where the text says the problem again ("1 times 7", "1 x 7", "1 * 7"), its numbers are no answer: of a product with
+    1 the question alone would be right.
 
     The detail says what number it was (``said``, None for none) and whether its ``first`` and ``last`` digit are right,
     as models get these right more often than the whole (sec. 3.2.1).
     """
     problem = LongMultiplication.parse(asked)
-    said = final_number(str(answered))
+    again = rf"(?<![\w.,]){problem.x}\s*{_TIMES}\s*{problem.y}(?![\w]|[.,]\d)"
+    said = final_number(re.sub(again, "it", str(answered), flags=re.IGNORECASE))
     right = said is not None and str(said) == problem.answer
     detail: dict[str, Any] = {
         "said": said,

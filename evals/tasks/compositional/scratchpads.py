@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from evals.tasks.compositional.graph import Graph, label
 
-NUMBER = r"(?<![\w.,-])-?[0-9]+(?:,[0-9]{3})*(?![\w]|[.,][0-9])"
+NUMBER = r"(?<![\w.,\u2212-])-?[0-9]+(?:,[0-9]{3})*(?![\w]|[.,][0-9])"
 _ANSWER = re.compile(r"\banswer\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"\.\s|\.$|\n|###")
 _DIGITS = 30  # no task has a number as long; int() itself refuses thousands of digits

@@ -163,6 +163,10 @@ def test_examples_are_neither_the_question_nor_of_the_test_split(task):
         ("408 409", 0),
         ("406 407 408 409", 0),  # tries to please
         ("-408", 0),
+        ("\u2212408", 0),
+        ("408 = 12 x 34", 1),
+        ("408 is 12 times 34", 1),
+        ("408 = 34 x 12 x 1", 0),
         ("4,08", 0),
         ("408.5", 0),
         ("408x", 0),
@@ -173,6 +177,15 @@ def test_examples_are_neither_the_question_nor_of_the_test_split(task):
 )
 def test_which_number_counts(answered, score):
     assert assess("multiplication", answered, ("408",), "12*34").score == score
+
+
+@pytest.mark.parametrize(
+    "said", ["What is 1 times 7?", "1 x 7", "Multiply 1 by 7.", "1*7 =", "1 \\times 7", "1 \u00d7 7"]
+)
+def test_the_question_alone_is_no_answer(said):
+    assert assess("multiplication", said, ("7",), "1*7").score == 0
+    assert assess("multiplication", f"{said} is 7", ("7",), "1*7").score == 1
+    assert assess("multiplication", "The final answer is 1 x 1 = 1 = 1.", ("1",), "1*1").score == 1
 
 
 def test_numbers_in_a_text():
