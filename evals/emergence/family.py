@@ -77,13 +77,14 @@ METRICS: dict[str, Metric] = {
 def load_family(folders: Iterable[str | os.PathLike[str]]) -> list[Member]:
     """The members in run folders, each with ``rows.jsonl`` and a ``run.json`` that holds ``parameters``.
 
-    Returns them with parameters rising. Two runs of one size are two members.
+    Returns them with parameters rising. Two runs of one size are two members; folders of one name are told apart by
+    what they lie in ("seed0/1m").
 
     Raises:
-        ValueError: no folder, no rows in one, or no number of parameters.
+        ValueError: no folder, one named twice, no rows in one, or no number of parameters.
     """
-    members = []
-    for folder in map(Path, folders):
+    members, places = [], [Path(folder) for folder in folders]
+    for folder, name in zip(places, _names([place.resolve() for place in places]), strict=True):
         rows = load_rows(folder / "rows.jsonl")
         try:
             described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -94,10 +95,25 @@ def load_family(folders: Iterable[str | os.PathLike[str]]) -> list[Member]:
             raise ValueError(
                 f"{folder}/run.json: expected parameters, a whole number, got {parameters!r}; enter the count"
             )
-        members.append(Member(folder.resolve().name, parameters, tuple(rows)))
+        members.append(Member(name, parameters, tuple(rows)))
     if not members:
         raise ValueError("expected one or more run folders, got none; name those of a family")
     return sorted(members, key=lambda member: member.parameters)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as few as tell it from all others."""
+    if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+        raise ValueError(f"{twice[0]}: expected each folder once, got it twice; name it once")
+    names = []
+    for folder in folders:
+        parts = next(
+            count
+            for count in range(1, len(folder.parts) + 1)
+            if sum(other.parts[-count:] == folder.parts[-count:] for other in folders) == 1
+        )
+        names.append("/".join(folder.parts[-parts:]))
+    return names
 
 
 def tasks_of(family: Family) -> list[str]:

@@ -30,6 +30,22 @@ def test_run_folders_are_read_smallest_first(make, write):
     assert [row.detail for row in found[2].rows] == [row.detail for row in family[2].rows]
 
 
+def test_folders_of_one_name_are_members_of_their_own(make, write, tmp_path):
+    folders = []
+    for number, seed in enumerate(("seed0", "seed1")):
+        (folder,) = write(make((0.3 + 0.6 * number,), n=10))
+        folders.append(tmp_path / "apart" / seed / "m0")
+        folders[-1].parent.mkdir(parents=True)
+        folder.rename(folders[-1])
+    found = load_family(folders)
+    assert [m.name for m in found] == ["seed0/m0", "seed1/m0"]
+    line = next(line for line in table(found, "arithmetic").splitlines() if "probability of a right token" in line)
+    assert "0.300" in line
+    assert "0.900" in line
+    with pytest.raises(ValueError, match="expected each folder once"):
+        load_family([folders[0], folders[0]])
+
+
 def test_what_is_no_run_is_refused(make, write, tmp_path):
     (folder,) = write(make((0.3,), n=2))
     for text, message in (
