@@ -16,13 +16,16 @@ from evals.page.compare import documents_of
 from evals.page.figures import Figure
 from evals.page.numbers import Number, Numbers, name_of, tokens
 from evals.page.samples import Samples, clean
-from evals.page.svg import Point, Series, curves, percent_axis
+from evals.page.svg import Axis, Point, Series, axis_to, curves, percent_axis
 from evals.rows import Row
 from evals.stats import bootstrap, wilson, wilson_clustered
 
 SCORE = "score"
-_NAMED = ("exact", "edit", "per_token", "grade", "brier")  # metrics, even where no two models differ
-_LOWER = ("brier",)
+EXACT = "exact"
+_NAMED = (EXACT, "edit", "per_token", "grade", "brier")  # metrics, even where no two models differ
+_LOWER = ("brier", "distance")
+# Metrics that are no shares, in their own units: of these none need be in [0, 1].
+_UNITS = {"brier": "", "distance": "edits", "likelihood": "nats a token"}
 _MOST = 12  # panels of one task at one length
 _Rows = dict[int, list[Row]]  # by run
 
@@ -70,8 +73,9 @@ def families(numbers: Numbers, samples: Samples, ident: str) -> dict[str, list[F
 def metrics(rows: _Rows) -> dict[str, dict[int, list[tuple[Row, float]]]]:
     """Metric to its values by run, in [0, 1], of what at least two models have; the score first.
 
-    Of a row's details a metric is what is a number in [0, 1] throughout and says something of the model: what is the
-    same for all models (a size, say) belongs to the question. One that is the score itself is not said twice.
+    Of a row's details a metric is what is a number in [0, 1] throughout (or one of those known by name that have other
+    units) and says something of the model: what is the same for all models (a size, say) belongs to the question. One
+    that is the score itself is not said twice.
     """
     scores = {run: [(row, row.value) for row in own] for run, own in rows.items()}
     found = {SCORE: scores} if _in_range(scores) else {}
@@ -81,9 +85,10 @@ def metrics(rows: _Rows) -> dict[str, dict[int, list[tuple[Row, float]]]]:
             for run, own in rows.items()
             if (there := [(row, x) for row in own if (x := _number(_details(row).get(name))) is not None])
         }
-        if len(values) < 2 or not _in_range(values):
+        if len(values) < 2 or not (name in _UNITS or _in_range(values)):
             continue
-        if values == scores:
+        # Where all scores are alike, such as 0, another metric may be the same by chance.
+        if values == scores and (name == EXACT or (name not in _NAMED and not _of_questions(values))):
             found = {f"{SCORE} ({name})" if key == SCORE else key: mine for key, mine in found.items()}
         elif name in _NAMED or not _of_questions(values):
             found[name] = values
@@ -124,26 +129,48 @@ def _panels(
 ) -> tuple[Figure, ...]:
     panels = []
     for place, (metric, values) in enumerate(list(metrics(rows).items())[:_MOST]):
-        made = {run: _mean(own, samples.link(run, task, length)) for run, own in values.items()}
+        made = {run: _mean(own, samples.link(run, task, length), metric in _UNITS) for run, own in values.items()}
         chance = numbers.chance(task) if metric.startswith(SCORE) else None
-        panels.append(_panel(numbers.runs, known, made, metric, task, length, f"{ident}-{place}", chance))
+        floor = _floor(metric, values)
+        panels.append(_panel(numbers.runs, known, made, metric, task, length, f"{ident}-{place}", chance, floor))
     return tuple(panels)
 
 
-def _mean(values: Sequence[tuple[Row, float]], href: str) -> Number:
-    """With Wilson's interval where all is 0 or 1 (over questions, of samples), else a bootstrap over documents."""
+def _mean(values: Sequence[tuple[Row, float]], href: str, plain: bool) -> Number:
+    """With Wilson's interval where all is 0 or 1 (over questions, of samples), else a bootstrap over documents.
+
+    ``plain``: no share, whose number is written as it is.
+    """
     own = [value for _, value in values]
     rows = [replace(row, score=value) for row, value in values]
     documents, drawn = documents_of(rows), samples_of(rows)
-    if all(value in (0, 1) for value in own):
+    if not plain and all(value in (0, 1) for value in own):
         sums, counts = [total for total, _ in drawn], [count for _, count in drawn]
         low, high = wilson_clustered(sums, counts) if drawn else wilson(int(sum(own)), len(own))
     else:
         low, high = bootstrap(own, clusters=documents)
     mean = sum(own) / len(own)  # all alike, a resampled mean may be another in its last bit, and be written otherwise
     return Number(
-        mean, min(low, mean), max(high, mean), len(own), len(drawn) or len(own), len(set(documents)), href, False
+        mean, min(low, mean), max(high, mean), len(own), len(drawn) or len(own), len(set(documents)), href, plain
     )
+
+
+def _floor(metric: str, values: Mapping[int, Sequence[tuple[Row, float]]]) -> tuple[float, str] | None:
+    """Where the resolution of the fewest answers stands, and its name; of nats where p^L is 1/n, if L is known."""
+    n = min(len(own) for own in values.values())
+    named = f"1/n = {100 / n:.3g}%, n = {n:,}"
+    if metric != "likelihood":
+        return (1 if metric in _UNITS else 100) / n, named
+    lengths = [_number(_details(row).get("tokens")) for own in values.values() for row, _ in own]
+    known = [length for length in lengths if length]
+    return (-math.log(n) * len(known) / sum(known), f"p^L = {named}") if known else None
+
+
+def _axis(metric: str, groups: Mapping[str, Sequence[Point]]) -> Axis:
+    if metric not in _UNITS:
+        return percent_axis()
+    points = [point for own in groups.values() for point in own]
+    return axis_to(max(0.0, *(point.high for point in points)), "", low=min(0.0, *(point.low for point in points)))
 
 
 def _panel(
@@ -155,21 +182,25 @@ def _panel(
     length: int,
     ident: str,
     chance: float | None,
+    floor: tuple[float, str] | None,
 ) -> Figure:
     groups: dict[str, list[Point]] = {}
+    scale = 1 if metric in _UNITS else 100
     for run, number in made.items():
         said = f"{runs[run].name}, {parameters(known[run])} parameters: {number.said}"
-        ends = (100 * number.mean, 100 * number.low, 100 * number.high)
+        ends = (scale * number.mean, scale * number.low, scale * number.high)
         point = Point(known[run], *ends, number.href, said, run)
         groups.setdefault(str(runs[run].about.get("family", "")), []).append(point)
     n = min(number.n for number in made.values())
+    unit = _UNITS.get(metric, "percent")
     title = name_of(clean(metric, 60)) + (", lower is better" if metric in _LOWER else "")
     picture = curves(
-        [Series(family, -1, tuple(points)) for family, points in groups.items()], percent_axis(), ident=ident,
+        [Series(family, -1, tuple(points)) for family, points in groups.items()], _axis(metric, groups), ident=ident,
         title=f"{name_of(task)}, {title}, {tokens(length)}", x_label="parameters", x_text=parameters,
-        desc=f"Mean {title} in percent over parameters on a logarithmic axis, with 95% intervals; {100 / n:.3g} "
-        f"percent is the least above 0 that {n} answers can show. The numbers are in the table behind it.",
-        line=None if chance is None else (100 * chance, "chance"), floor=(100 / n, f"1/n = {100 / n:.3g}%, n = {n:,}"),
+        desc=f"Mean {title}{f' in {unit}' if unit else ''} over parameters on a logarithmic axis, with 95% intervals; "
+        f"{100 / n:.3g} percent is the least rate above 0 that {n} answers can show. The numbers are in the table "
+        "behind it.",
+        line=None if chance is None else (100 * chance, "chance"), floor=floor,
     )  # fmt: skip
     lines = tuple((f"{parameters(known[run])} · {runs[run].name}", number) for run, number in made.items())
-    return Figure(ident, title, picture, (), ("parameters", "percent"), lines)
+    return Figure(ident, title, picture, (), ("parameters", unit or title), lines)

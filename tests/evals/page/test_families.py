@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from evals.page.collect import Run
 from evals.page.families import families, metrics, parameters, sizes
 from evals.page.numbers import Numbers
 from evals.page.samples import Samples
-from evals.rows import Row
+from evals.rows import Row, RowLog
 from evals.stats import bootstrap, wilson
 from tests.evals.page.family import member
 from tests.evals.page.made import run
@@ -88,6 +89,37 @@ def test_metrics_left_out_and_kept():
     assert metrics({0: [row("a", 0, 7.0)], 1: [row("b", 0, 1.0)]}) == {}
     bare = [Row("t", 0, "memory", 0, 0, "d", "", ("a",), "a", 1.0, "exact")]
     assert list(metrics({0: bare, 1: bare})) == ["score"]
+
+
+def test_metrics_that_are_no_shares_have_panels_in_their_own_units(tmp_path):
+    """A Brier score is up to 2, an edit distance what it may, and nats are below 0."""
+    for name, skill in (("small", 0.2), ("large", 0.6)):
+        with RowLog(tmp_path / name / "rows.jsonl", name, {}) as log:
+            for i in range(20):
+                detail = {
+                    "brier": 2 - 2 * skill + i / 100,
+                    "distance": 5 - i % 2,
+                    "likelihood": -3 + skill,
+                    "tokens": 2,
+                }
+                digest = f"d{i}"
+                log.append(Row("t", 0, "memory", i, 0, digest, digest, ("a",), "b", 0.0, "exact", detail=detail))
+        (tmp_path / name / "run.json").write_text(json.dumps({"model": name, "parameters": int(1_000 * skill)}))
+    ((family,),) = found([tmp_path / "small", tmp_path / "large"]).values()
+    titles = {panel.title: panel for panel in family.panels}
+    assert list(titles) == ["score", "brier, lower is better", "likelihood"]
+    brier, nats = titles["brier, lower is better"], titles["likelihood"]
+    assert [line[1].text for line in brier.lines] == ["1.695", "0.895"]
+    assert "1/n = 5%, n = 20" in brier.svg
+    assert [line[1].text for line in nats.lines] == ["-2.800", "-2.400"]
+    assert "p^L = 1/n = 5%, n = 20" in nats.svg
+    assert nats.header == ("parameters", "nats a token")
+
+
+def test_a_score_of_nothing_but_zeros_is_not_named_after_another_metric():
+    """All wrong, and no last digit right: that makes the score not one of last digits."""
+    one, two = ([row(name, i, 0.0, last=False, edit=0.0) for i in range(4)] for name in "ab")
+    assert list(metrics({0: one, 1: two})) == ["score", "edit"]
 
 
 def test_the_page_has_the_section_where_two_sizes_share_a_task(folders, tmp_path):
