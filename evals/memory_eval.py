@@ -74,6 +74,7 @@ def evaluate(
     progress: Callable[[Progress], None] | None = None,
     part: tuple[int, int] = (0, 1),
     wait: Callable[[], None] | None = None,
+    answered: Callable[[Sequence[Row]], object] | None = None,
 ) -> list[Cell]:
     """Score ``model`` on ``documents``: each is read once, and every question of it asked with each control.
 
@@ -89,7 +90,8 @@ def evaluate(
     ``part`` (this process, of how many) shares the batches out among processes: each logs to a file of its own beside
     ``log`` and reads those of all, so what another has done is counted in ``progress`` and never done twice. ``wait``
     is called when this process is done and returns when all are; the cells are then those of the whole run. What
-    reading cost is logged beside the rows (see ``evals.cost``).
+    reading cost is logged beside the rows (see ``evals.cost``). ``answered`` is called once, at the end, with the rows
+    that the cells are made of: the log may hold more, of an earlier call.
 
     Raises ValueError on an unknown control, no documents, the same document twice, a document that
     returns a wrong number of tokens, or a log of another model or other settings.
@@ -118,8 +120,10 @@ def evaluate(
         if wait is not None:
             wait()
             rows.refresh()
-        answered = [rows.get(_key(ask, digests)) for asks in plan for ask in asks]
-    return tally(row for row in answered if row is not None)
+        found = [row for asks in plan for ask in asks if (row := rows.get(_key(ask, digests))) is not None]
+    if answered is not None:
+        answered(found)
+    return tally(found)
 
 
 def _progress(documents: Sequence[Document], going: Sequence[Sequence[int]], length: int) -> Progress:

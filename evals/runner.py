@@ -18,6 +18,7 @@ from evals.answerer import Answerer
 from evals.memory_eval import CONTROLS, Cell, Progress, evaluate
 from evals.model import Document, MemoryModel, Model
 from evals.models.truncated import Truncated
+from evals.rows import Row
 from evals.tasks.base import Source, Task
 from evals.tasks.registry import create, names
 
@@ -36,6 +37,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     part: tuple[int, int] = (0, 1),
     wait: Callable[[], None] | None = None,
+    answered: Callable[[Sequence[Row]], object] | None = None,
 ) -> list[Cell]:
     """Score ``model`` on ``n`` documents of each length of each task.
 
@@ -52,6 +54,7 @@ def run(
         progress: called after each batch.
         part: this process, of how many.
         wait: returns when all processes have come to it, such as ``accelerate.PartialState().wait_for_everyone``.
+        answered: called once, at the end, with the rows of the cells; the folder may hold more, of an earlier call.
 
     Returns:
         A cell for each task, length and control, of the whole run (of what this process knows, without ``wait``).
@@ -99,6 +102,7 @@ def run(
         progress=note,
         part=part,
         wait=wait,
+        answered=answered,
     )
 
 

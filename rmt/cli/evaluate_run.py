@@ -65,6 +65,7 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
     with bad_input():
         asked.out.mkdir(parents=True, exist_ok=True)
     tokens = asked.out / f"text-{part[0]}.tokens"
+    rows: list[evals.rows.Row] = []
     try:
         text = iter_text(asked.text)
         with TokenFile.build(text, scored.tokenizer(subject), tokens, source=asked.text[:512]) as background:
@@ -84,11 +85,11 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
                     progress=report,
                     part=part,
                     wait=wait,
+                    answered=rows.extend,
                 )
     finally:  # a refused run leaves no copy of the text behind
         tokens.unlink(missing_ok=True)
     if part[0] == 0:
-        rows = _of_cells(evals.load_rows(asked.out / "rows.jsonl"), cells)
         tables = breakdowns(rows)
         named = {"model": asked.model, "text": asked.text, "seed": asked.seed, "bare": bare}
         results = evals.to_json(cells, **named, breakdowns=breakdown_json(tables))
@@ -97,12 +98,6 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
         if tables:
             said += ["", breakdown_text(tables)]
         typer.echo(results if asked.as_json else "\n".join([*said, "", str(asked.out / "rows.jsonl")]))
-
-
-def _of_cells(rows: Sequence[evals.rows.Row], cells: Sequence[evals.Cell]) -> list[evals.rows.Row]:
-    """The rows of these tasks and lengths: a folder may hold more, of an earlier call."""
-    known = {(cell.task, cell.length, cell.control) for cell in cells}
-    return [row for row in rows if (row.task, row.length, row.control) in known]
 
 
 def _controls(text: str) -> list[str]:

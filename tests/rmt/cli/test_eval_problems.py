@@ -55,6 +55,16 @@ def test_a_benchmark_in_a_prompt_and_behind_text(rmt, base, name, tmp_path):
     assert "Breakdowns" in (tmp_path / "page.html").read_text()
 
 
+def test_tables_are_of_the_answers_that_were_asked_for_whatever_else_the_folder_holds(rmt, base, tmp_path):
+    command = ("eval", "dp", "--sizes", "2", *base, "--out", tmp_path / "out", "--json")
+    first = json.loads(rmt(*command).stdout)
+    more = json.loads(rmt(*command, "--n", 5).stdout)
+    again = json.loads(rmt(*command).stdout)
+    assert again == first
+    assert [table["lines"][0][2]["n"] for table in more["breakdowns"]] == [5, 5]
+    assert [table["lines"][0][2]["n"] for table in again["breakdowns"]] == [2, 2]
+
+
 def test_programs_are_drawn_checked_and_counted(rmt, base, tmp_path):
     try:
         Sandbox().close()
