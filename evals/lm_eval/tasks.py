@@ -151,7 +151,8 @@ class HarnessTask(HarnessBase):  # type: ignore[misc]  # lm-eval has no types
         if self._texts[0] != index:  # one text for all questions of a document
             self._texts = index, self.source.decode(document.tokens(0, document.length))
         asked = self.source.decode(question.ids)
-        text = self._texts[1] + asked if asked[:1].isspace() else f"{self._texts[1]} {asked}"
+        apart = " " if self._texts[1] and not asked[:1].isspace() else ""
+        text = f"{self._texts[1]}{apart}{asked}"
         template = settings.get("chat_template") if settings.get("apply_chat_template") else None
         instruction = settings.get("system_instruction")
         if template is None and not instruction:

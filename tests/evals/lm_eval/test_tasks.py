@@ -182,3 +182,10 @@ def test_metadata_reaches_the_source():
     assert given == {"seed": 5, "pretrained": "x"}
     assert len(task.eval_docs) == 3
     assert task.dump_config()["metadata"]["seed"] == 5
+
+
+def test_where_nothing_is_read_the_prompt_stands_alone():
+    words = Words()
+    (made,) = tasks(["multiplication"], source(words, 600), lengths=[0], n=1)
+    (doc,) = made.docs()
+    assert made.fewshot_context(doc) == words.decode(made.document(0).questions[0].ids)
