@@ -34,6 +34,13 @@ def _shared(
     controls: Annotated[
         str, typer.Option(help="Some of zeroed,shuffled,swapped, where something is read; none for none.")
     ] = "zeroed,shuffled,swapped",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="benchmark: its own words around the problem; bare: none, and no solved problems but those of "
+            "emergence; auto: bare for our models, unless --shots asks for some."
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Other problems and places for another seed.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Documents side by side, where the model can.")] = 1,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -49,7 +56,11 @@ def _benchmark(tasks: Callable[..., Sequence[Any]]) -> Callable[..., None]:
 
     @wraps(tasks)
     def command(**options: Any) -> None:
-        chosen = tasks(**{name: options.pop(name) for name in own.parameters})
+        given = {name: options.pop(name) for name in own.parameters}
+        chosen = tasks(**given)
+        # A bare prompt has none of the examples that were asked for; where they are the default it has them too.
+        if options["prompt"] == "auto" and given.get("shots") and own.parameters["shots"].default == 0:
+            options["prompt"] = "benchmark"
         where = options.pop("out") or Path("out") / tasks.__name__
         score(chosen, Request(lengths=options.pop("background"), lengths_option="--background", out=where, **options))
 

@@ -65,6 +65,22 @@ def test_tables_are_of_the_answers_that_were_asked_for_whatever_else_the_folder_
     assert [table["lines"][0][2]["n"] for table in again["breakdowns"]] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("options", "bare"),
+    [
+        (("multiplication", "--sizes", "1x1"), True),
+        (("multiplication", "--sizes", "1x1", "--shots", 2), False),
+        (("multiplication", "--sizes", "1x1", "--shots", 2, "--prompt", "bare"), True),
+        (("puzzle", "--sizes", "2x2", "--shots", 1), False),
+        (("dp", "--sizes", "2", "--prompt", "benchmark"), False),
+        (("emergence", "--shots", 3), True),  # whose bare prompts have examples
+    ],
+)
+def test_solved_problems_that_are_asked_for_are_shown_to_our_models_too(rmt, base, tmp_path, options, bare):
+    done = rmt("eval", *options, *base, "--n", 1, "--out", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["bare"] is bare
+
+
 def test_programs_are_drawn_checked_and_counted(rmt, base, tmp_path):
     try:
         Sandbox().close()
