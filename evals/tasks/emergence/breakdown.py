@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from evals.breakdowns import Breakdown, Entry, Estimate, of_memory
@@ -50,11 +51,14 @@ def line(rows: Sequence[Row]) -> tuple[Entry, ...]:
 
 
 def estimate(name: str, values: Sequence[float]) -> Estimate:
-    """A mean with its 95% interval: Wilson's where values are right or wrong, else the bootstrap's."""
+    """A mean with its 95% interval: Wilson's where values are right or wrong, else the bootstrap's.
+
+    No interval of one value, nor where one is not finite (nats of what a model holds for impossible).
+    """
     mean = sum(values) / len(values)
     if name in _RATES:
         return Estimate(mean, wilson(round(sum(values)), len(values)), len(values))
-    interval = bootstrap(values, resamples=RESAMPLES) if len(values) > 1 else None
+    interval = bootstrap(values, resamples=RESAMPLES) if len(values) > 1 and math.isfinite(mean) else None
     return Estimate(mean, interval, len(values), percent=METRICS[name][1])
 
 

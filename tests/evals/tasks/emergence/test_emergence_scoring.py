@@ -15,7 +15,7 @@ from evals import MEMORY, Score, bootstrap, run, wilson
 from evals.breakdowns import breakdowns
 from evals.rows import Row, load_rows
 from evals.scorers import assess, score
-from evals.tasks.emergence.breakdown import METRICS
+from evals.tasks.emergence.breakdown import METRICS, estimate
 from evals.tasks.emergence.scoring import brier, distance
 from tests.evals.words import Remembers, Words, source
 
@@ -146,3 +146,10 @@ def test_a_run_and_its_controls(tmp_path):
     assert all(row.detail["grade"] == row.detail["probability"] == 1 for row in rows if row.control == MEMORY)
     (table,) = breakdowns(rows)
     assert [entries[:3] for entries in table.lines] == [(200, 3, 3), (200, 5, 3), (200, "all", 6)]
+
+
+def test_a_mean_that_is_not_finite_has_no_interval(recwarn):
+    found = estimate("likelihood", [-math.inf, -1.0, -2.0])
+    assert (found.value, found.interval) == (-math.inf, None)
+    assert not recwarn.list
+    assert estimate("likelihood", [-1.0, -2.0]).interval is not None
