@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evals.memory_eval import MEMORY
-from evals.rows import Row, load_rows
+from evals.rows import Row, load_header, load_rows
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,20 @@ def load_family(folders: Iterable[str | os.PathLike[str]]) -> list[Member]:
     what they lie in ("seed0/1m").
 
     Raises:
-        ValueError: no folder, one named twice, no rows in one, or no number of parameters.
+        ValueError: no folder, one named twice, no rows in one, no number of parameters, or a task that not all were
+            asked with the same settings (shots, sizes): a curve over size would be one over settings too.
     """
     members, places = [], [Path(folder) for folder in folders]
+    asked: dict[str, tuple[Path, Any]] = {}
     for folder, name in zip(places, _names([place.resolve() for place in places]), strict=True):
         rows = load_rows(folder / "rows.jsonl")
+        tasks = load_header(folder / "rows.jsonl").get("settings", {}).get("tasks")
+        for task, settings in tasks.items() if isinstance(tasks, dict) else ():
+            first, known = asked.setdefault(task, (folder, settings))
+            if settings != known:
+                raise ValueError(
+                    f"{folder}: expected {task} asked as in {first} ({known}), got {settings}; evaluate all alike"
+                )
         try:
             described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from evals.emergence import Member, draw_family, draw_sizes, figures, load_family, size_table, table
+from evals.rows import RowLog
 
 MAGIC = b"\x89PNG"
 
@@ -44,6 +45,22 @@ def test_folders_of_one_name_are_members_of_their_own(make, write, tmp_path):
     assert "0.900" in line
     with pytest.raises(ValueError, match="expected each folder once"):
         load_family([folders[0], folders[0]])
+
+
+def test_members_must_have_been_asked_alike(make, tmp_path):
+    folders = []
+    for member, shots in zip(make((0.3, 0.6, 0.9), n=4), (4, 4, 0), strict=True):
+        folders.append(tmp_path / member.name)
+        settings = {"tasks": {"arithmetic": {"shots": shots}, f"other{shots}": {}}}
+        with RowLog(folders[-1] / "rows.jsonl", member.name, settings) as log:
+            for row in member.rows:
+                log.append(row)
+        (folders[-1] / "run.json").write_text(json.dumps({"parameters": member.parameters}))
+    assert len(load_family(folders[:2])) == 2
+    with pytest.raises(
+        ValueError, match=r"m2: expected arithmetic asked as in .*m0 .*4.*, got {'shots': 0}"
+    ):
+        load_family(folders)
 
 
 def test_what_is_no_run_is_refused(make, write, tmp_path):
