@@ -65,9 +65,21 @@ def families(numbers: Numbers, samples: Samples, ident: str) -> dict[str, list[F
             if len({known[run] for run in rows}) > 1:
                 name = f"{ident}-{place}-{length}"
                 panels = _panels(numbers, samples, known, task, length, rows, name)
+                if note := _unlike(numbers.runs, rows, task, length):
+                    panels = tuple(replace(panel, note=note) for panel in panels)
                 if panels:
                     made.setdefault(task, []).append(Family(task, length, tuple(rows), panels))
     return made
+
+
+def _unlike(runs: Sequence[Run], rows: _Rows, task: str, length: int) -> str:
+    """What of the task's settings differs between these models; a curve over their size is one over that too."""
+    asked = [(runs[run].cells.get((task, length), {}).get("tasks") or {}) for run in rows]
+    found = [chosen[task] for chosen in asked if isinstance(chosen, Mapping) and isinstance(chosen.get(task), Mapping)]
+    every = sorted({name for one in found for name in one})
+    names = [name for name in every if len({repr(one.get(name)) for one in found}) > 1]
+    said = (f"{name}={' or '.join(dict.fromkeys(str(one.get(name)) for one in found))}" for name in names)
+    return clean(f"Not asked alike: {', '.join(said)}") if names else ""
 
 
 def metrics(rows: _Rows) -> dict[str, dict[int, list[tuple[Row, float]]]]:

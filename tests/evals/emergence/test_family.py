@@ -57,9 +57,7 @@ def test_members_must_have_been_asked_alike(make, tmp_path):
                 log.append(row)
         (folders[-1] / "run.json").write_text(json.dumps({"parameters": member.parameters}))
     assert len(load_family(folders[:2])) == 2
-    with pytest.raises(
-        ValueError, match=r"m2: expected arithmetic asked as in .*m0 .*4.*, got {'shots': 0}"
-    ):
+    with pytest.raises(ValueError, match=r"m2: expected arithmetic asked as in .*m0 .*4.*, got {'shots': 0}"):
         load_family(folders)
 
 

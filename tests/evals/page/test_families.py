@@ -116,6 +116,20 @@ def test_metrics_that_are_no_shares_have_panels_in_their_own_units(tmp_path):
     assert nats.header == ("parameters", "nats a token")
 
 
+def test_models_that_were_not_asked_alike_are_said_to_be(tmp_path):
+    for name, shots in (("small", 0), ("large", 4), ("huge", 4)):
+        folder = tmp_path / name
+        with RowLog(folder / "rows.jsonl", name, {"tasks": {"t": {"shots": shots, "split": "test"}}}) as log:
+            for i in range(4):
+                log.append(Row("t", 0, "memory", i, 0, f"d{i}", f"d{i}", ("a",), "b", float(i % 2), "exact"))
+        (folder / "run.json").write_text(json.dumps({"model": name, "parameters": 10 ** len(name)}))
+    ((mixed,),) = found([tmp_path / name for name in ("small", "large", "huge")]).values()
+    assert [panel.note for panel in mixed.panels] == ["Not asked alike: shots=4 or 0"]
+    assert "Not asked alike" in page([tmp_path / "small", tmp_path / "huge"])
+    ((alike,),) = found([tmp_path / name for name in ("large", "huge")]).values()
+    assert [panel.note for panel in alike.panels] == [""]
+
+
 def test_a_score_of_nothing_but_zeros_is_not_named_after_another_metric():
     """All wrong, and no last digit right: that makes the score not one of last digits."""
     one, two = ([row(name, i, 0.0, last=False, edit=0.0) for i in range(4)] for name in "ab")
