@@ -26,6 +26,7 @@ class Problem:
         ask: what follows a document that holds the parts.
         questions: one or more (samples of the same prompt), their ``ids`` not yet set.
         joint: what stands before each part in the document.
+        aids: so many first parts only help (examples of what the words ask for): they are no evidence.
     """
 
     parts: tuple[str, ...]
@@ -33,6 +34,7 @@ class Problem:
     ask: str
     questions: tuple[Question, ...]
     joint: str = " "
+    aids: int = 0
 
 
 def documents(
@@ -80,6 +82,6 @@ def document(source: Source, length: int, index: int, name: str, problem: Proble
         inserts.append(Insert(int(gap) + shift, part, piece, True))
         shift += len(piece)
     ids = source.encode(problem.ask)
-    evidence = tuple((insert.offset, insert.offset + len(insert.ids)) for insert in inserts)
+    evidence = tuple((insert.offset, insert.offset + len(insert.ids)) for insert in inserts[problem.aids :])
     asked = tuple(replace(question, ids=ids, evidence=evidence) for question in problem.questions)
     return Document(length, tuple(inserts), asked, source.background, start, index)

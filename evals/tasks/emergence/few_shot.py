@@ -110,6 +110,11 @@ class FewShot(ABC):
         """Plausible wrong answers, the most plausible first; the right one and repetitions may be among them."""
 
     @property
+    def told(self) -> bool:
+        """Whether the instruction says what to do; else only the examples do, and are evidence as the question is."""
+        return True
+
+    @property
     def chance(self) -> float | None:
         """Nothing to speak of."""
         return None
@@ -208,4 +213,5 @@ def problem(task: FewShot, source: Source, index: int, size: int, item: Item) ->
     parts = (*(f"Example: {other.line}." for other in solved), f"Question: {item.asked} ?")
     where = "" if source.bare else f"\nThe text above holds the question{' and examples' if solved else ''}."
     ask = f"{where}\n{task.instruction}\nAnswer of the question {item.sign}"
-    return Problem(parts, prompt(task.instruction, solved, item), ask, (question,))
+    aids = len(solved) if task.told else 0
+    return Problem(parts, prompt(task.instruction, solved, item), ask, (question,), aids=aids)

@@ -131,6 +131,11 @@ class ModifiedArithmetic(FewShot):
         """What stands above the examples; it does not tell what the arrow means."""
         return "Find the rule of ->."
 
+    @property
+    def told(self) -> bool:
+        """No."""
+        return False
+
     def draw(self, rng: Random, size: int) -> Item:
         """A problem of a number of digits."""
         return added(rng, size, "->", self.plus)

@@ -82,8 +82,10 @@ def test_a_problem_is_the_same_at_every_length_and_another_by_seed(name):
         document = words.decode(other.tokens())
         assert len(document.split()) == 400
         places = [words.decode(other.tokens(*part)) for part in behind.evidence]
-        assert places == [insert.text for insert in other.inserts]
-        assert len(places) == task.shots + 1
+        # Examples are needed only where nothing else says what to do.
+        needed = other.inserts if name == "modified_arithmetic" else other.inserts[-1:]
+        assert places == [insert.text for insert in needed]
+        assert len(other.inserts) == task.shots + 1
         said = re.sub(r" (=|->)$", "", asked.text)
         assert places[-1] == f"Question: {said} ?"
         assert said not in words.decode(behind.ids)  # the question is in the document alone
