@@ -5,7 +5,7 @@
 Models are the folders in --models that ``scripts/train_family.py`` made (or any that ``rmt eval run --model`` takes),
 from the least to the largest. Each has a run of its own in OUTPUT/<model>: rows and a description that says how many
 ``parameters`` beside embeddings it has. A run that was killed goes on with the same command, and what is done costs
-nothing; with a greater --n it is added to. Time: about 3 minutes a model on one CPU core at n = 200.
+nothing; with a greater --n it is added to. Time: one to two minutes a model on one CPU core at n = 200.
 """
 
 from __future__ import annotations
