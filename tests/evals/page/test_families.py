@@ -51,7 +51,7 @@ def test_panels_are_of_metrics_by_task_and_length_small_models_first(folders):
     assert [(f.length, f.runs) for f in by_length] == [(0, (0, 2, 1, 3)), (4_096, (0, 2, 1, 3))]
     # Of the details, size and hard belong to the question, the verdict is no number, and exact is the score.
     assert [panel.title for panel in by_length[0].panels] == [
-        "score (exact)", "edit", "per token", "brier, lower is better",
+        "exact match", "edit similarity", "likelihood a token", "Brier score, lower is better",
     ]  # fmt: skip
     for family in by_length:
         for panel in family.panels:
