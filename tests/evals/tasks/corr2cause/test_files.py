@@ -49,6 +49,8 @@ def test_csv_json_lines_and_folder_say_the_same(tmp_path: Path) -> None:
     as_csv(tmp_path / "perturbation_by_paraphrasing_test.csv", rows[2:3])
     assert len(load(str(tmp_path), "paraphrase")[0]) == 1
     assert digest != load(str(tmp_path), "paraphrase")[1]
+    with pytest.raises(ValueError, match="perturb: expected none with a single file, got 'refactor'"):
+        load(str(tmp_path / "test.csv"), "refactor")  # it would be read as it is, and called refactored
 
 
 def test_a_task_of_a_file_asks_its_lines_with_its_labels(tmp_path: Path) -> None:
