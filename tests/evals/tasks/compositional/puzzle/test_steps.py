@@ -71,7 +71,8 @@ def test_a_puzzle_worked_by_hand():
         "Animal fish": ("Name eric",),
         "Animal bird": ("Animal cat", "Animal fish"),
     }
-    assert (graph.depth, graph.width, graph.parallelism) == (2, 3, 3.0)
+    # Nearest to a source: Peter, the cat, the fish, and Arnold, who is one step behind Eric though two behind Peter.
+    assert (graph.depth, graph.width, graph.parallelism) == (2, 4, 3.0)
     assert scratchpad(PUZZLE).splitlines() == [
         "Step 1: First applying clue: <Eric is in the first house.> We know that The Name in house 1 is eric.",
         "Step 2: Then applying clue: <Peter is directly left of the cat lover.> and Unique Values We know that "
