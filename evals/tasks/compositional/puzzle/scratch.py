@@ -20,21 +20,22 @@ _END = re.compile(r"[$|,;\n]")
 def cells(text: str, riddle: Riddle) -> dict[Item, int]:
     """The house of each item that the reasoning says: "the Animal in house 2 is cat", "house 2's animal is cat".
 
-    Rows of a table are left out. An item in a house that there is not is kept as it was said.
+    Rows of a table are left out, and what names two values ("is cat or dog"). An item in a house that there is not is
+    kept as it was said.
     """
     body = re.sub(r"<[^<>\n]*>", " ", _lines(text))
     found: list[tuple[int, Item, int]] = []
     for name, values in riddle.attributes:
         value = "|".join(sorted(map(_loose, values), key=len, reverse=True))
-        what = rf"(?P<v>{value})(?![\w-])"
+        two = rf"\s*(?:,|/|,?\s*\bor\b)\s*(?:the\s+)?(?:{value})(?![\w-])"
+        what = rf"(?P<v>{value})(?![\w-])(?!{two})"
         for pattern in (
             rf"\b{_attribute(name)}\s+(?:in|of|for|at)\s+{_HOUSE}{_IS}{what}",
             rf"\b{_HOUSE}(?:'s)?[\s,:]+(?:the\s+)?{_attribute(name)}{_IS}{what}",
         ):
             for match in re.finditer(pattern, body, re.IGNORECASE):
-                if not _MAYBE.search(body[max(0, match.start() - 30) : match.start()]) and not _row(
-                    body, match.start()
-                ):
+                before = body[max(0, match.start() - 30) : match.start()]
+                if not _MAYBE.search(before) and not _row(body, match.start(), riddle):
                     house = int(match["h"]) if match["h"] else HOUSES.index(match["o"].lower()) + 1
                     found.append((match.start(), Item(name, _plain(match["v"])), house))
     return {item: house for _, item, house in sorted(found, key=lambda each: each[0])}
@@ -82,11 +83,18 @@ def _last(rows: list[tuple[int, dict[str, str]]], riddle: Riddle) -> dict[tuple[
 def _pairs(line: str, riddle: Riddle) -> dict[str, str]:
     """What a line says as "attribute: value"."""
     row: dict[str, str] = {}
-    for name, _ in riddle.attributes:
-        for match in re.finditer(rf"\b{_attribute(name)}\s*[:=]", line, re.IGNORECASE):
-            end = _END.search(line, match.end())
-            said = line[match.end() : end.start() if end else len(line)].strip(" *`")
-            row[name] = said if row.get(name, said) == said else "?"
+    found = sorted(
+        (match.start(), match.end(), name, values)
+        for name, values in riddle.attributes
+        for match in re.finditer(rf"\b{_attribute(name)}\s*[:=]", line, re.IGNORECASE)
+    )
+    for place, (_, begin, name, values) in enumerate(found, start=1):
+        end = found[place][0] if place < len(found) else len(line)
+        said, *more = (part.strip(" *`") for part in _END.split(line[begin:end]))
+        others = "|".join(_loose(value) for value in values if value != _plain(said))
+        if re.search(rf"\b(?:{others})\b", " , ".join(more), re.IGNORECASE):  # "eric, peter, arnold"
+            said = "?"
+        row[name] = said if row.get(name, said) == said else "?"
     return row
 
 
@@ -102,10 +110,10 @@ def _lines(text: str) -> str:
     return re.sub(r"(?<!\n)\$\s*House\b", "\n$ House", text.replace("_", " "), flags=re.IGNORECASE)
 
 
-def _row(text: str, place: int) -> bool:
+def _row(text: str, place: int, riddle: Riddle) -> bool:
     """Whether a place is in a line of a table."""
     line = text[text.rfind("\n", 0, place) + 1 :].split("\n", 1)[0]
-    return "$" in line or line.lstrip().startswith("|")
+    return "$" in line or line.lstrip().startswith("|") or len(_pairs(line, riddle)) > 1
 
 
 def _attribute(name: str) -> str:

@@ -41,6 +41,16 @@ NOT = {
     "wrong": WRONG,
     "taken back": TABLE + "\n" + WRONG,
     "both": TABLE.replace("Name: eric", "Name: eric peter").replace("Name: peter", "Name: eric or peter"),
+    **{
+        f"all, the right one first, with {mark!r}": "\n".join(
+            f"$ House: {house} $ Name: {mark.join(names)} $ Food: {mark.join(foods)} $ CarModel: {mark.join(cars)}"
+            for house, names, foods, cars in (
+                (1, ("eric", "peter"), ("pizza", "stew"), ("toyota camry", "ford f150")),
+                (2, ("peter", "eric"), ("stew", "pizza"), ("ford f150", "toyota camry")),
+            )
+        )
+        for mark in (", ", "; ", " | ", ",")
+    },
     "twice in a line": TABLE.replace("Name: eric", "Name: eric $ Name: peter"),
     "two of a house": TABLE + "\n" + TABLE.splitlines()[1].replace("stew", "pizza"),
     "half": TABLE.splitlines()[0],
@@ -87,9 +97,18 @@ def test_cells_in_prose(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["The Food in house 2 is not stew.", "The Food in house 2 is stewed.", "stew", "The Foods in house 2 is stew"],
+    [
+        "The Food in house 2 is not stew.",
+        "The Food in house 2 is stewed.",
+        "stew",
+        "The Foods in house 2 is stew",
+        "The Food in house 2 is stew or pizza.",
+        "House 2's food is stew/pizza",
+        "The Food in house 2 is stew, or the pizza",
+        RIGHT["colons"],
+    ],
 )
-def test_prose_that_says_no_cell(text):
+def test_what_says_no_cell(text):
     assert scratch.cells(text, PUZZLE) == {}
 
 
