@@ -83,8 +83,8 @@ class Corr2Cause:
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of a coin; always saying no is right more often, unless balanced."""
-        return 0.5
+        """Accuracy of a coin where labels are balanced. Else none: who always says no is right most of the time."""
+        return 0.5 if self.balanced else None
 
     def settings(self) -> Mapping[str, Any]:
         """All fields, with a digest in place of the file. Raises ValueError where there is no such file."""

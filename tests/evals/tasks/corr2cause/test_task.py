@@ -123,6 +123,8 @@ def test_balanced_leaves_nothing_to_guess_by(semantics: str) -> None:
         about = document.questions[0].about
         seen.setdefault((about["variables"], about["relation"]), []).append(about["entailed"])
     assert len(seen) >= 9
+    assert task.chance == 0.5
+    assert Corr2Cause(variables="2-5").chance is None  # a guess is worth more than a coin: most do not follow
     assert all(2 * sum(labels) == len(labels) for labels in seen.values())
 
 
