@@ -163,6 +163,9 @@ def scratch_of(riddle: Riddle, said: Mapping[str, int]) -> dict[str, int]:
 def test_unsaid_nodes_have_no_label_and_nothing_rests_on_them():
     text = "We know that The Name in house 1 is eric. The Name in house 3 is arnold."
     assert judge(PUZZLE, text)["labels"] == {CORRECT: 1, LOCAL: 0, PROPAGATION: 0, RESTORATION: 1}
+    # That Eric is in house 1 follows from a clue, but it must be said: no clue alone puts Peter into house 2.
+    alone = judge(PUZZLE, "We know that The Name in house 2 is peter.")["labels"]
+    assert alone == {CORRECT: 0, LOCAL: 0, PROPAGATION: 0, RESTORATION: 1}
 
 
 def test_a_puzzle_without_one_solution_is_refused():
