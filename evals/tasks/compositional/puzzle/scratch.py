@@ -7,12 +7,14 @@ later one counts: a correction, or the last of several tables.
 from __future__ import annotations
 
 import re
+from bisect import bisect
+from itertools import accumulate
 
 from evals.tasks.compositional.puzzle.clues import HOUSES, Item
 from evals.tasks.compositional.puzzle.riddle import Riddle
 
 _IS = r"\s*(?:\b(?:is|must be|has to be|equals)\b|[=:])\s*(?:the\s+)?"
-_HOUSE = rf"(?:house\s*#?\s*(?P<h>\d)|the\s+(?P<o>{'|'.join(HOUSES)})\s+house)"
+_HOUSE = rf"(?:house\s*(?:#\s*)?(?P<h>\d)|the\s+(?P<o>{'|'.join(HOUSES)})\s+house)"
 _MAYBE = re.compile(r"\b(?:if|suppose|assume|assuming|whether|unless)(?:\s+that)?\s+(?:the\s+)?$", re.IGNORECASE)
 _END = re.compile(r"[$|,;\n]")
 
@@ -24,6 +26,9 @@ def cells(text: str, riddle: Riddle) -> dict[Item, int]:
     kept as it was said.
     """
     body = re.sub(r"<[^<>\n]*>", " ", _lines(text))
+    lines = body.split("\n")
+    starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+    rows = [_row(line, riddle) for line in lines]
     found: list[tuple[int, Item, int]] = []
     for name, values in riddle.attributes:
         value = "|".join(sorted(map(_loose, values), key=len, reverse=True))
@@ -35,7 +40,7 @@ def cells(text: str, riddle: Riddle) -> dict[Item, int]:
         ):
             for match in re.finditer(pattern, body, re.IGNORECASE):
                 before = body[max(0, match.start() - 30) : match.start()]
-                if not _MAYBE.search(before) and not _row(body, match.start(), riddle):
+                if not _MAYBE.search(before) and not rows[bisect(starts, match.start()) - 1]:
                     house = int(match["h"]) if match["h"] else HOUSES.index(match["o"].lower()) + 1
                     found.append((match.start(), Item(name, _plain(match["v"])), house))
     return {item: house for _, item, house in sorted(found, key=lambda each: each[0])}
@@ -57,7 +62,7 @@ def table(text: str, riddle: Riddle) -> dict[tuple[int, str], str]:
             row = dict(zip(columns, parts, strict=True))
             if number := re.fullmatch(r"(?:house\s*)?(\d)", row.pop("House", ""), re.IGNORECASE):
                 rows.append((int(number[1]), row))
-        elif number := re.search(r"\bhouse\s*[:=#]?\s*(\d)\b(?P<rest>.*)", line, re.IGNORECASE):
+        elif number := re.search(r"\bhouse\s*(?:[:=#]\s*)?(\d)\b(?P<rest>.*)", line, re.IGNORECASE):
             row = _pairs(number["rest"], riddle)
             if row:
                 rows.append((int(number[1]), row))
@@ -110,9 +115,8 @@ def _lines(text: str) -> str:
     return re.sub(r"(?<!\n)\$\s*House\b", "\n$ House", text.replace("_", " "), flags=re.IGNORECASE)
 
 
-def _row(text: str, place: int, riddle: Riddle) -> bool:
-    """Whether a place is in a line of a table."""
-    line = text[text.rfind("\n", 0, place) + 1 :].split("\n", 1)[0]
+def _row(line: str, riddle: Riddle) -> bool:
+    """Whether a line is one of a table."""
     return "$" in line or line.lstrip().startswith("|") or len(_pairs(line, riddle)) > 1
 
 
