@@ -1,7 +1,7 @@
 """What a model wrote of a puzzle, read back: the cells of its reasoning, and its table. Tolerant of words around them.
 
-Clues that it quotes in <> say nothing of its own, nor do cells behind an "if". Of two things said of the same, the
-later one counts: a correction, or the last of several tables.
+Clues that it quotes in <> say nothing of its own, nor do cells behind an "if". Of two houses said of one item, and
+of several tables, the later one counts: a correction.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ def _pairs(line: str, riddle: Riddle) -> dict[str, str]:
 
 def _names(parts: list[str], riddle: Riddle) -> list[str]:
     """The attributes of a Markdown table's head, "House" among them; empty if it is none."""
-    names = ["House", *(name for name, _ in riddle.attributes)]
-    found = [next((n for n in names if re.fullmatch(_attribute(n), part, re.IGNORECASE)), "") for part in parts]
+    names = {name: _attribute(name) for name, _ in riddle.attributes}
+    names["House"] = r"House\s*(?:#|number|no\.?)?"
+    found = [next((n for n, p in names.items() if re.fullmatch(p, part, re.IGNORECASE)), "") for part in parts]
     return found if "House" in found and len(set(found) - {""}) > 1 else []
 
 

@@ -31,6 +31,8 @@ RIGHT = {
     "corrected": WRONG + "\nNo, wait.\n" + TABLE,
     "markdown": "| House | Name | Food | Car Model |\n|---|---|---|---|\n| 1 | Eric | pizza | Toyota Camry |\n"
     "| 2 | Peter | the person who loves the stew | Ford F150 |",
+    "numbered": "House # | Name | Food | CarModel\n--- | --- | --- | ---\n"
+    "House 1 | Eric | pizza | Toyota Camry\n2 | Peter | stew | Ford F150",
     "bars": "\n".join("$" + line[1:].replace(" $", " |") for line in TABLE.splitlines()),
     "other order": "$ House: 2 $ CarModel: ford f150 $ Food: stew $ Name: peter\n" + TABLE.splitlines()[0],
     "colons": "House 1: Name: Eric, Food: Pizza, CarModel: Toyota Camry.\n"
