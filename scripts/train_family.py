@@ -11,7 +11,11 @@ through the memory. A token is a character with the space before it. Problems of
 rate falls with the time that is left, so steps follow from the speed of the machine. A run that was killed goes on
 from its last checkpoint with the same command, and models that are done stay as they are. Then::
 
-    python scripts/family.py --models runs/family --output runs/family-runs
+    python scripts/family.py --models runs/family --output runs/family-runs --n 200
+
+Figures to expect after 15 minutes in all: exact copies of 4 letters 0, 0, 6, 100 percent of rmt-6k, 14k, 25k and 79k,
+where nats a token go -3.3, -2.9, -1.6, -0.05; of 8 letters, of which a segment border cuts off two, at most 4 percent
+with up to 88 percent of the letters right. No model of so little training adds modulo 5.
 """
 
 from __future__ import annotations

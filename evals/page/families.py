@@ -21,10 +21,20 @@ from evals.rows import Row
 from evals.stats import bootstrap, wilson, wilson_clustered
 
 SCORE = "score"
-EXACT = "exact"
-_NAMED = (EXACT, "edit", "per_token", "grade", "brier")  # metrics, even where no two models differ
+# Metrics of one answer by the names that rows have for them: shown even where no two models differ, and nothing else
+# of a row that has several of them.
+_NAMED = {
+    "exact": "exact match",
+    "grade": "multiple choice",
+    "edit": "edit similarity",
+    "distance": "edit distance",
+    "likelihood": "log-likelihood",
+    "per_token": "likelihood a token",
+    "probability": "likelihood of the answer",
+    "brier": "Brier score",
+}
 _LOWER = ("brier", "distance")
-# Metrics that are no shares, in their own units: of these none need be in [0, 1].
+# Those that are no shares, in their own units: they need not be in [0, 1].
 _UNITS = {"brier": "", "distance": "edits", "likelihood": "nats a token"}
 _MOST = 12  # panels of one task at one length
 _Rows = dict[int, list[Row]]  # by run
@@ -87,11 +97,15 @@ def metrics(rows: _Rows) -> dict[str, dict[int, list[tuple[Row, float]]]]:
 
     Of a row's details a metric is what is a number in [0, 1] throughout (or one of those known by name that have other
     units) and says something of the model: what is the same for all models (a size, say) belongs to the question. One
-    that is the score itself is not said twice.
+    that is the score itself is not said twice. Rows with several of the metrics that have names here show these, and
+    always the same ones.
     """
     scores = {run: [(row, row.value) for row in own] for run, own in rows.items()}
     found = {SCORE: scores} if _in_range(scores) else {}
-    for name in dict.fromkeys(name for own in rows.values() for row in own for name in _details(row)):
+    names = list(dict.fromkeys(name for own in rows.values() for row in own for name in _details(row)))
+    if len(known := [name for name in _NAMED if name in names]) > 1:
+        names = known
+    for name in names:
         values = {
             run: there
             for run, own in rows.items()
@@ -100,7 +114,7 @@ def metrics(rows: _Rows) -> dict[str, dict[int, list[tuple[Row, float]]]]:
         if len(values) < 2 or not (name in _UNITS or _in_range(values)):
             continue
         # Where all scores are alike, such as 0, another metric may be the same by chance.
-        if values == scores and (name == EXACT or (name not in _NAMED and not _of_questions(values))):
+        if values == scores and (name == "exact" or (name not in _NAMED and not _of_questions(values))):
             found = {f"{SCORE} ({name})" if key == SCORE else key: mine for key, mine in found.items()}
         elif name in _NAMED or not _of_questions(values):
             found[name] = values
@@ -146,6 +160,12 @@ def _panels(
         floor = _floor(metric, values)
         panels.append(_panel(numbers.runs, known, made, metric, task, length, f"{ident}-{place}", chance, floor))
     return tuple(panels)
+
+
+def _title(metric: str) -> str:
+    if metric == f"{SCORE} (exact)":
+        return _NAMED["exact"]
+    return _NAMED.get(metric, name_of(clean(metric, 60)))
 
 
 def _mean(values: Sequence[tuple[Row, float]], href: str, plain: bool) -> Number:
@@ -205,7 +225,7 @@ def _panel(
         groups.setdefault(str(runs[run].about.get("family", "")), []).append(point)
     n = min(number.n for number in made.values())
     unit = _UNITS.get(metric, "percent")
-    title = name_of(clean(metric, 60)) + (", lower is better" if metric in _LOWER else "")
+    title = _title(metric) + (", lower is better" if metric in _LOWER else "")
     picture = curves(
         [Series(family, -1, tuple(points)) for family, points in groups.items()], _axis(metric, groups), ident=ident,
         title=f"{name_of(task)}, {title}, {tokens(length)}", x_label="parameters", x_text=parameters,

@@ -118,12 +118,12 @@ def _check_prompt(prompt: str) -> None:
 
 
 def _size(subject: Any) -> dict[str, int]:
-    """How many parameters the model has, for curves over a family of models."""
+    """How many parameters the model has beside word embeddings, for curves over a family of models."""
     from rmt.cli import scored
 
     inside = scored.innermost(subject)
     model: Any = getattr(getattr(inside, "reader", inside), "model", None)
-    return {"parameters": sum(p.numel() for p in model.parameters())} if hasattr(model, "parameters") else {}
+    return {"parameters": model.num_parameters(exclude_embeddings=True)} if hasattr(model, "num_parameters") else {}
 
 
 def _beyond(answers: tuple[str, ...] | None, rows: Sequence[evals.rows.Row]) -> list[str]:

@@ -90,7 +90,7 @@ class Graph:
         return len(self.nodes) / self.depth if self.depth else 0.0
 
 
-def label(graph: Graph, said: Mapping[str, Any]) -> dict[str, str]:
+def label(graph: Graph, said: Mapping[str, Any], given: bool = True) -> dict[str, str]:
     """What each node that a scratchpad gives a value is (sec. 3.2.3), in the graph's order.
 
     A node's value is right where it is the graph's; its computation is right where its value is what ``compute`` makes
@@ -110,9 +110,11 @@ def label(graph: Graph, said: Mapping[str, Any]) -> dict[str, str]:
     parents (0 times anything); the paper's text, and this function, call that propagation.
 
     Sources are given by the problem: one that is not said counts as right and gets no label, one that is said wrongly
-    is a local error. Other nodes that are not said get no label.
+    is a local error. Other nodes that are not said get no label. Where sources are first steps that must be worked out
+    like all others (cells of a puzzle, from clues alone), ``given`` is False, and what rests on one that is not said
+    cannot be followed either.
     """
-    known = {node.name: graph.values[node.name] for node in graph.nodes if not node.parents} | dict(said)
+    known = {node.name: graph.values[node.name] for node in graph.nodes if given and not node.parents} | dict(said)
     labels: dict[str, str] = {}
     for node in graph.nodes:
         if node.name not in said:

@@ -79,9 +79,15 @@ def _words(known: str, asked: str) -> tuple[Premise, Hypothesis]:
 def load(path: str, perturb: str = "none") -> tuple[tuple[Asked, ...], str]:
     """Lines of a file (.csv, .jsonl), or of the file of a folder that ``perturb`` names, and a digest of it.
 
-    Raises ValueError where there is none, or it is malformed.
+    Raises ValueError where there is none, it is malformed, or a perturbation is asked of one file, whose words are what
+    they are.
     """
     place = Path(path)
+    if perturb != "none" and place.is_file():
+        raise ValueError(
+            f"perturb: expected none with a single file, got {perturb!r} and {path}; leave it out, or name the folder "
+            "that holds the file of that perturbation"
+        )
     if place.is_dir():
         prefix = "" if perturb == "none" else f"{_CONFIG[perturb]}_"
         place = place / f"{prefix}test.csv"

@@ -13,20 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from evals.breakdowns import Breakdown, Entry, Estimate, of_memory
 from evals.memory_eval import CONTROLS, MEMORY
 from evals.rows import Row
-from evals.stats import Interval
+from evals.stats import Interval, wilson
 from evals.tasks.corr2cause.relations import RELATIONS
 from evals.tasks.corr2cause.scoring import said
 
 METRICS = ("F1", "precision", "recall", "accuracy")
-_RESAMPLES = 10_000
 _NOTE = (
-    "Positive is what is entailed. Intervals: bootstrap over questions, 95%, of the resamples in which the number is "
-    "defined; empty where it is not."
+    "Positive is what is entailed. Intervals: 95%, Wilson's, of the questions that a number is of; empty where there "
+    "are none."
 )
 
 
@@ -58,30 +55,29 @@ def count(rows: Iterable[Row]) -> Counts:
     return Counts(*kinds)
 
 
-def metrics(counts: Counts, seed: int = 0) -> dict[str, Estimate | None]:
+def metrics(counts: Counts) -> dict[str, Estimate | None]:
     """The four metrics with their intervals; None where one is not defined.
 
-    Questions of one of five kinds are alike, so a bootstrap sample of them is a multinomial one of their counts.
+    All but F1 are shares of some of the questions (precision of those that were said yes to), so Wilson's interval is
+    theirs. So is J = TP / (TP + FP + FN), and F1 = 2 J / (1 + J) grows with it: F1's ends are made of J's. At 0 and at
+    1 these do not shrink to a point, as those of a bootstrap would. ``n`` is what the share is of.
     """
-    own = np.array([[counts.tp, counts.fp, counts.fn, counts.tn, counts.other]])
-    if not counts.n:
-        return dict.fromkeys(METRICS)
-    drawn = np.random.default_rng(seed).multinomial(counts.n, own[0] / counts.n, size=_RESAMPLES)
+    tp, fp, fn, right = counts.tp, counts.fp, counts.fn, counts.tp + counts.tn
+    shares = zip(METRICS, (tp, tp, tp, right), (tp + fp + fn, tp + fp, tp + fn, counts.n), strict=True)
     found: dict[str, Estimate | None] = {}
-    for name, value, sample in zip(METRICS, _values(own), _values(drawn), strict=True):
-        if np.isnan(value[0]):
+    for name, hits, of in shares:
+        if not of:
             found[name] = None
             continue
-        low, high = np.quantile(sample[~np.isnan(sample)], [0.025, 0.975])
-        found[name] = Estimate(float(value[0]), Interval(float(low), float(high)), counts.n)
+        value, interval = hits / of, wilson(hits, of)
+        if name == "F1":
+            value, interval = _f1(value), Interval(*map(_f1, interval))
+        found[name] = Estimate(value, interval, of)
     return found
 
 
-def _values(kinds: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The metrics of rows of counts; nan where a denominator is 0."""
-    tp, fp, fn, tn, other = kinds.T.astype(np.float64)
-    pairs = ((2 * tp, 2 * tp + fp + fn), (tp, tp + fp), (tp, tp + fn), (tp + tn, tp + fp + fn + tn + other))
-    return tuple(np.divide(top, low, out=np.full(len(tp), np.nan), where=low > 0) for top, low in pairs)
+def _f1(jaccard: float) -> float:
+    return 2 * jaccard / (1 + jaccard)
 
 
 def tables(rows: Sequence[Row]) -> list[Breakdown]:

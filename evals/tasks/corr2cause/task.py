@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from evals.tasks.base import Question, Source
 from evals.tasks.corr2cause.classes import FEWEST, MOST, SEMANTICS, classes
@@ -29,7 +30,7 @@ from evals.tasks.corr2cause.words import PERTURB, hypothesis, letters, premise
 from evals.tasks.documents import Document
 from evals.tasks.problems import Problem, documents
 
-VERSION = 1
+VERSION = 2
 METHODS = ("choose", "generate")
 # The benchmark's prompt (code/run_model.py, prompt_tmpl_direct); a hypothesis stands in it without its full stop.
 PROMPT = 'Question: {premise}\nCan we deduct the following: {hypothesis}? Just answer "Yes" or "No."\n\nAnswer:'
@@ -37,6 +38,7 @@ ASK = (
     "\n\nQuestion: All the statistical relations among the variables of a closed system are stated in the text above, "
     'one at a time.\nCan we deduct the following: {hypothesis}? Just answer "Yes" or "No."\n\nAnswer:'
 )
+_TURNED = (2, 3, 0, 1, 4, 5)  # of the six relations, what it is seen from the other variable
 # As models are finetuned on it (the files' input).
 BARE, BARE_ASK = "Premise: {premise}\nHypothesis: {hypothesis}", "\nHypothesis: {hypothesis}"
 
@@ -52,7 +54,8 @@ class Corr2Cause:
         perturb: "none", "paraphrase" (other words of the hypothesis) or "refactor" (variables are Z, Y, X …).
         files: a published file (.csv or .jsonl), or a folder of them.
         hub: a dataset of the hub, such as causalnlp/corr2cause.
-        balanced: entailed and not entailed in turn; else at the natural rate.
+        balanced: entailed and not entailed in turn, as many of each for every size and relation, so that these do not
+            tell the label; else at the natural rate.
         method: "choose" (the likelier of Yes and No) or "generate".
     """
 
@@ -80,8 +83,8 @@ class Corr2Cause:
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of a coin; always saying no is right more often, unless balanced."""
-        return 0.5
+        """Accuracy of a coin where labels are balanced. Else none: who always says no is right most of the time."""
+        return 0.5 if self.balanced else None
 
     def settings(self) -> Mapping[str, Any]:
         """All fields, with a digest in place of the file. Raises ValueError where there is no such file."""
@@ -99,10 +102,10 @@ class Corr2Cause:
         are.
         """
         given = self._given()
-        sizes, labels = _known(given) if given is not None else _made(self._sizes, self.semantics)
-        rows = order(sizes, labels, (source.seed, *self.name.encode()), self.balanced)
-        if given is not None:
-            rows = rows[np.isin(sizes[rows], self._sizes)]
+        problems = _made(self._sizes, self.semantics, source.seed) if given is None else _known(given)
+        sizes, labels, kinds = problems
+        own = np.flatnonzero(np.isin(sizes, self._sizes))
+        rows = own[order(sizes[own], labels[own], kinds[own], (source.seed, *self.name.encode()), self.balanced)]
         if first + count > len(rows):
             raise ValueError(
                 f"corr2cause: expected at most {len(rows):,} problems of variables={self.variables}"
@@ -142,10 +145,10 @@ class Corr2Cause:
         found, names = table[place], letters(size, self.perturb)
         independent, entailed = found.independent, bool(found.entailed[i][j] >> kind & 1)
         if self.semantics == "correct":
-            renamed = np.random.default_rng((seed, size, place)).permutation(size)
+            renamed = _renamed(seed, size, place)
             independent = independences(relabelled(found.dag, [int(v) for v in renamed]))
             if renamed[i] > renamed[j]:  # the same is asked of the earlier one
-                i, j, kind = j, i, (2, 3, 0, 1, 4, 5)[kind]
+                i, j, kind = j, i, _TURNED[kind]
             i, j = int(renamed[i]), int(renamed[j])
         variant = int(np.random.default_rng((seed, size, place, rest)).integers(2))
         said = hypothesis(RELATIONS[kind], (names[i], names[j]), self.perturb, variant)
@@ -175,19 +178,31 @@ class Corr2Cause:
         return Problem(known.parts, prompt, (BARE_ASK if bare else ASK).format(hypothesis=statement), (question,))
 
 
+def _renamed(seed: int, size: int, place: int) -> Int[np.ndarray, " size"]:
+    """The new number of each variable of a class."""
+    return np.random.default_rng((seed, size, place)).permutation(size)
+
+
 @lru_cache(maxsize=8)
-def _made(sizes: tuple[int, ...], semantics: str) -> tuple[np.ndarray, np.ndarray]:
-    """Number of variables and label of all problems, in the order of their numbers."""
-    counts, labels = [], []
+def _made(sizes: tuple[int, ...], semantics: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of variables, label and relation (as it is asked) of all problems, in the order of their numbers."""
+    counts, labels, kinds = [], [], []
     for size in sizes:
-        table = np.array([found.entailed for found in classes(size, semantics)])
+        found = classes(size, semantics)
+        table = np.array([one.entailed for one in found])
         i, j = np.array(pairs(size)).T
         held = (table[:, i, j][..., None] >> np.arange(len(RELATIONS))) & 1 > 0
+        turned = np.zeros((len(found), len(i), 1), dtype=bool)
+        if semantics == "correct":
+            names = np.array([_renamed(seed, size, place) for place in range(len(found))])
+            turned = (names[:, i] > names[:, j])[..., None]
+        kinds.append(np.where(turned, _TURNED, np.arange(len(RELATIONS))).reshape(-1))
         labels.append(held.reshape(-1))
         counts.append(np.full(held.size, size))
-    return np.concatenate(counts), np.concatenate(labels)
+    return np.concatenate(counts), np.concatenate(labels), np.concatenate(kinds)
 
 
-def _known(given: tuple[Asked, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _known(given: tuple[Asked, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     sizes = np.array([len(asked.premise.variables) for asked in given])
-    return sizes, np.array([asked.entailed for asked in given])
+    kinds = np.array([RELATIONS.index(asked.hypothesis.relation) for asked in given])
+    return sizes, np.array([asked.entailed for asked in given]), kinds

@@ -52,7 +52,7 @@ def test_panels_are_of_metrics_by_task_and_length_small_models_first(folders):
     assert [(f.length, f.runs) for f in by_length] == [(0, (0, 2, 1, 3)), (4_096, (0, 2, 1, 3))]
     # Of the details, size and hard belong to the question, the verdict is no number, and exact is the score.
     assert [panel.title for panel in by_length[0].panels] == [
-        "score (exact)", "edit", "per token", "brier, lower is better",
+        "exact match", "edit similarity", "likelihood a token", "Brier score, lower is better",
     ]  # fmt: skip
     for family in by_length:
         for panel in family.panels:
@@ -107,8 +107,8 @@ def test_metrics_that_are_no_shares_have_panels_in_their_own_units(tmp_path):
         (tmp_path / name / "run.json").write_text(json.dumps({"model": name, "parameters": int(1_000 * skill)}))
     ((family,),) = found([tmp_path / "small", tmp_path / "large"]).values()
     titles = {panel.title: panel for panel in family.panels}
-    assert list(titles) == ["score", "brier, lower is better", "likelihood"]
-    brier, nats = titles["brier, lower is better"], titles["likelihood"]
+    assert list(titles) == ["score", "edit distance, lower is better", "log-likelihood", "Brier score, lower is better"]
+    brier, nats = titles["Brier score, lower is better"], titles["log-likelihood"]
     assert [line[1].text for line in brier.lines] == ["1.695", "0.895"]
     assert "1/n = 5%, n = 20" in brier.svg
     assert [line[1].text for line in nats.lines] == ["-2.800", "-2.400"]

@@ -43,6 +43,8 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
                 f"sizes: expected houses x attributes, {SIZES[0]} to {SIZES[-1]} each, got {part.strip()!r}; "
                 "write them so: 2x2,3x4"
             )
+        if (numbers[0], numbers[1]) in sizes:  # each would bring the same puzzles
+            raise ValueError(f"sizes: expected each once, got {part.strip()!r} twice in {text!r}; leave one out")
         sizes.append((numbers[0], numbers[1]))
     return tuple(sizes)
 

@@ -37,7 +37,7 @@ def puzzle(answered: Any, answers: Sequence[str], asked: str, option: str = "") 
 def judge(riddle: Riddle, text: str) -> dict[str, Any]:
     """``labels`` and ``layers`` of the nodes that a reasoning says (see ``puzzle``)."""
     graph = build(riddle)
-    labels = label(graph, {name(item): house for item, house in scratch.cells(text, riddle).items()})
+    labels = label(graph, {name(item): house for item, house in scratch.cells(text, riddle).items()}, given=False)
     layers = [[0] * len(LABELS) for _ in range(graph.depth + 1)]
     for node, found in labels.items():
         layers[graph.layers[node]][LABELS.index(found)] += 1

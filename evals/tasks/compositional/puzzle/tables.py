@@ -8,7 +8,7 @@ from typing import Any
 
 from evals.breakdowns import Breakdown, Entry, Estimate, of_memory
 from evals.rows import Row
-from evals.stats import Interval, bootstrap, wilson
+from evals.stats import wilson, wilson_clustered
 from evals.tasks.compositional.graph import LABELS
 
 
@@ -39,7 +39,7 @@ def _scores(lengths: dict[int, list[Row]], key: str, title: str, note: str) -> B
                     length,
                     value,
                     Estimate(solved / len(group), wilson(solved, len(group)), len(group)),
-                    Estimate(fmean(share), _spread(share), len(group)),
+                    Estimate(fmean(share), wilson_clustered(share, [1] * len(share)), len(share)),
                 )
             )
     return Breakdown("puzzle", title, ("length", key, "solved", "right cells"), tuple(lines), note)
@@ -87,7 +87,3 @@ def _groups(rows: Iterable[Row], of: Callable[[Row], Any]) -> list[tuple[Any, li
 
 def _detail(row: Row) -> dict[str, Any]:
     return dict(row.detail or {})
-
-
-def _spread(values: Sequence[float]) -> Interval | None:
-    return bootstrap(values) if len(values) > 1 else None

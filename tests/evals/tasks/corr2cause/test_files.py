@@ -49,6 +49,8 @@ def test_csv_json_lines_and_folder_say_the_same(tmp_path: Path) -> None:
     as_csv(tmp_path / "perturbation_by_paraphrasing_test.csv", rows[2:3])
     assert len(load(str(tmp_path), "paraphrase")[0]) == 1
     assert digest != load(str(tmp_path), "paraphrase")[1]
+    with pytest.raises(ValueError, match="perturb: expected none with a single file, got 'refactor'"):
+        load(str(tmp_path / "test.csv"), "refactor")  # it would be read as it is, and called refactored
 
 
 def test_a_task_of_a_file_asks_its_lines_with_its_labels(tmp_path: Path) -> None:
@@ -67,6 +69,21 @@ def test_a_task_of_a_file_asks_its_lines_with_its_labels(tmp_path: Path) -> None
         task.documents(source(words), 0, 3)
     with pytest.raises(ValueError, match="expected at most 0 problems"):
         Corr2Cause(files=path, balanced=True).documents(source(words), 0, 1)
+
+
+def test_a_balanced_file_stays_balanced_for_some_of_its_sizes(tmp_path: Path) -> None:
+    two = "Suppose there is a closed system of 2 variables, A and B. All the statistical relations among these 2 "
+    two += "variables are as follows: A correlates with B."
+    said = [f"{cause} directly causes {effect}." for cause, effect in ("AC", "BC", "AB")]
+    rows = [{"input": f"Premise: {COLLIDER}\nHypothesis: {text}", "label": 1} for text in said]
+    other = f"{COLLIDER} A and B are independent given C."
+    rows += [{"input": f"Premise: {other}\nHypothesis: {text}", "label": 0} for text in said[:2]]
+    rows += [{"input": f"Premise: {two}\nHypothesis: {text}", "label": 0} for text in ("A directly causes B.",)]
+    path = as_csv(tmp_path / "test.csv", rows)
+    for seed in range(6):
+        task = Corr2Cause(files=path, balanced=True, variables="3")
+        answers = [document.questions[0].answers for document in task.documents(source(Words(), seed=seed), 0, 4)]
+        assert answers == [("Yes",), ("No",)] * 2
 
 
 def test_the_hub_is_asked_for_its_test_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,19 +109,35 @@ def test_balanced_takes_labels_in_turn_and_sizes_too() -> None:
     task = Corr2Cause(variables="2-4", balanced=True)
     about = [document.questions[0].about for document in task.documents(source(Words()), 0, 12)]
     assert [entry["entailed"] for entry in about] == [True, False] * 6
-    assert [entry["variables"] for entry in about[::2]] == [3, 4] * 3  # nothing follows of two
-    assert [entry["variables"] for entry in about[1::2]] == [2, 3, 4] * 2
+    assert [entry["variables"] for entry in about] == [3, 3, 4, 4] * 3  # nothing follows of two
     with pytest.raises(ValueError, match="balanced"):
         task.documents(source(Words()), 0, 1000)
+
+
+@pytest.mark.parametrize("semantics", ["correct", "released"])
+def test_balanced_leaves_nothing_to_guess_by(semantics: str) -> None:
+    """Neither the number of variables nor the relation, nor both, say more of the label than a coin."""
+    task = Corr2Cause(variables="2-5", balanced=True, semantics=semantics)
+    seen: dict[tuple[int, str], list[bool]] = {}
+    for document in task.documents(source(Words(), seed=3), 0, 300):
+        about = document.questions[0].about
+        seen.setdefault((about["variables"], about["relation"]), []).append(about["entailed"])
+    assert len(seen) >= 9
+    assert task.chance == 0.5
+    assert Corr2Cause(variables="2-5").chance is None  # a guess is worth more than a coin: most do not follow
+    assert all(2 * sum(labels) == len(labels) for labels in seen.values())
 
 
 def test_order_asks_each_once() -> None:
     sizes = np.array([2] * 3 + [3] * 5)
     labels = np.array([0, 0, 0, 1, 0, 0, 1, 0], dtype=bool)
-    rows = order(sizes, labels, (1, 2), False)
+    kinds = np.array([0, 1, 2, 0, 0, 5, 5, 5])
+    rows = order(sizes, labels, kinds, (1, 2), False)
     assert sorted(rows) == list(range(8))
     assert sizes[rows].tolist() == [2, 3, 2, 3, 2, 3, 3, 3]
-    assert labels[order(sizes, labels, (1, 2), True)].tolist() == [True, False] * 2
+    rows = order(sizes, labels, kinds, (1, 2), True)
+    assert labels[rows].tolist() == [True, False] * 2
+    assert kinds[rows].tolist() in ([0, 0, 5, 5], [5, 5, 0, 0])
 
 
 def test_parts_are_spread_over_a_document_in_their_order() -> None:
@@ -161,7 +177,7 @@ def test_a_model_that_reasons_is_right_at_any_length_and_only_with_its_memory(tm
     assert precision is None  # nobody said yes
     assert [entry.value for entry in (f1, recall, accuracy) if isinstance(entry, Estimate)] == [0, 0, 0.5]
     assert sum(int(str(line[2])) for line in by_relation.lines) == 24
-    assert [line[1] for line in by_size.lines] == [2, 3, 4, 2, 3, 4]
+    assert [line[1] for line in by_size.lines] == [3, 4, 3, 4]
 
 
 @dataclass

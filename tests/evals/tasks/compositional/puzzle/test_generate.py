@@ -125,5 +125,10 @@ def test_sizes_that_are_none(text):
         parse_sizes(text)
 
 
+def test_a_size_that_is_there_twice_is_refused():
+    with pytest.raises(ValueError, match="sizes: expected each once, got '2x2' twice"):
+        parse_sizes("2x2,3x3,2x2")
+
+
 def test_sizes():
     assert parse_sizes("2x2, 3x5+4x2") == ((2, 2), (3, 5), (4, 2))

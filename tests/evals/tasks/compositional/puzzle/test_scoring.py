@@ -31,6 +31,9 @@ RIGHT = {
     "corrected": WRONG + "\nNo, wait.\n" + TABLE,
     "markdown": "| House | Name | Food | Car Model |\n|---|---|---|---|\n| 1 | Eric | pizza | Toyota Camry |\n"
     "| 2 | Peter | the person who loves the stew | Ford F150 |",
+    "numbered": "House # | Name | Food | CarModel\n--- | --- | --- | ---\n"
+    "House 1 | Eric | pizza | Toyota Camry\n2 | Peter | stew | Ford F150",
+    "bars": "\n".join("$" + line[1:].replace(" $", " |") for line in TABLE.splitlines()),
     "other order": "$ House: 2 $ CarModel: ford f150 $ Food: stew $ Name: peter\n" + TABLE.splitlines()[0],
     "colons": "House 1: Name: Eric, Food: Pizza, CarModel: Toyota Camry.\n"
     "House 2: Name: Peter; Food: Stew; CarModel: Ford F150",
@@ -41,6 +44,16 @@ NOT = {
     "wrong": WRONG,
     "taken back": TABLE + "\n" + WRONG,
     "both": TABLE.replace("Name: eric", "Name: eric peter").replace("Name: peter", "Name: eric or peter"),
+    **{
+        f"all, the right one first, with {mark!r}": "\n".join(
+            f"$ House: {house} $ Name: {mark.join(names)} $ Food: {mark.join(foods)} $ CarModel: {mark.join(cars)}"
+            for house, names, foods, cars in (
+                (1, ("eric", "peter"), ("pizza", "stew"), ("toyota camry", "ford f150")),
+                (2, ("peter", "eric"), ("stew", "pizza"), ("ford f150", "toyota camry")),
+            )
+        )
+        for mark in (", ", "; ", " | ", ",")
+    },
     "twice in a line": TABLE.replace("Name: eric", "Name: eric $ Name: peter"),
     "two of a house": TABLE + "\n" + TABLE.splitlines()[1].replace("stew", "pizza"),
     "half": TABLE.splitlines()[0],
@@ -87,9 +100,18 @@ def test_cells_in_prose(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["The Food in house 2 is not stew.", "The Food in house 2 is stewed.", "stew", "The Foods in house 2 is stew"],
+    [
+        "The Food in house 2 is not stew.",
+        "The Food in house 2 is stewed.",
+        "stew",
+        "The Foods in house 2 is stew",
+        "The Food in house 2 is stew or pizza.",
+        "House 2's food is stew/pizza",
+        "The Food in house 2 is stew, or the pizza",
+        RIGHT["colons"],
+    ],
 )
-def test_prose_that_says_no_cell(text):
+def test_what_says_no_cell(text):
     assert scratch.cells(text, PUZZLE) == {}
 
 

@@ -71,7 +71,8 @@ def test_a_puzzle_worked_by_hand():
         "Animal fish": ("Name eric",),
         "Animal bird": ("Animal cat", "Animal fish"),
     }
-    assert (graph.depth, graph.width, graph.parallelism) == (2, 3, 3.0)
+    # Nearest to a source: Peter, the cat, the fish, and Arnold, who is one step behind Eric though two behind Peter.
+    assert (graph.depth, graph.width, graph.parallelism) == (2, 4, 3.0)
     assert scratchpad(PUZZLE).splitlines() == [
         "Step 1: First applying clue: <Eric is in the first house.> We know that The Name in house 1 is eric.",
         "Step 2: Then applying clue: <Peter is directly left of the cat lover.> and Unique Values We know that "
@@ -162,6 +163,9 @@ def scratch_of(riddle: Riddle, said: Mapping[str, int]) -> dict[str, int]:
 def test_unsaid_nodes_have_no_label_and_nothing_rests_on_them():
     text = "We know that The Name in house 1 is eric. The Name in house 3 is arnold."
     assert judge(PUZZLE, text)["labels"] == {CORRECT: 1, LOCAL: 0, PROPAGATION: 0, RESTORATION: 1}
+    # That Eric is in house 1 follows from a clue, but it must be said: no clue alone puts Peter into house 2.
+    alone = judge(PUZZLE, "We know that The Name in house 2 is peter.")["labels"]
+    assert alone == {CORRECT: 0, LOCAL: 0, PROPAGATION: 0, RESTORATION: 1}
 
 
 def test_a_puzzle_without_one_solution_is_refused():

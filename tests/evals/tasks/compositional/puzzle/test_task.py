@@ -61,6 +61,7 @@ def test_a_solver_scores_one_at_any_length_and_not_without_the_text(scratch, tmp
     sizes = tables["Solved puzzles by size"]
     assert [line[:2] for line in sizes.lines] == [(0, "2x2"), (0, "3x3"), (900, "2x2"), (900, "3x3")]
     assert all(entry.value == 1 and entry.n == 2 for line in sizes.lines for entry in line[2:])
+    assert all(entry.interval.low < 0.5 for line in sizes.lines for entry in line[2:])  # two puzzles prove little
     if scratch:
         correct = tables["Nodes of scratchpads by size"].lines
         assert all([entry.value for entry in line[2:]] == [1, 1, 0, 0, 0] for line in correct)
