@@ -181,9 +181,12 @@ def plain(text: str) -> str:
 
 
 def _describe(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # it may hold an answer, such as an int of more digits than Python prints
+        text = ""
     if isinstance(error, CandidateError):
-        return plain(str(error))
-    text = str(error)
+        return plain(text)
     return plain(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
@@ -194,7 +197,7 @@ def judge(peer: Peer, case: dict[str, str], limits: dict[str, Any]) -> tuple[str
         exec(compile(case["setup"], "setup.py", "exec"), space)
         exec(compile(case["test"], "test.py", "exec"), space)
         check = space["check"]
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too
         return "unusable", f"expected a setup and a test that define check(candidate), got {_describe(error)}"
     problem: BaseException | None = None
     try:
@@ -228,8 +231,7 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
         with contextlib.suppress(OSError):
             schedule = os.open(f"{pid}/schedstat", os.O_RDONLY, dir_fd=held.proc)
         os.close(held.proc)
-    busy = int(limits["wall"]) + 2  # CPU seconds for the test itself
-    resource.setrlimit(resource.RLIMIT_CPU, (busy, busy))
+    layers.set_checker_limits(limits["wall"], limits["memory"])
     peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule)
     layers.close_checker(held)
     kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # again, as changed credentials may clear it

@@ -16,6 +16,7 @@ NOBODY = 65534  # Linux's overflow user: owns no file
 THREADS = 64
 FILES = 64
 FOLDER_BYTES = 16 << 20
+TEST_BYTES = 512 << 20  # of address space that a test may use on top of what its candidate may
 NAMESPACES = {
     "user": kernel.NEWUSER,
     "net": kernel.NEWNET,
@@ -168,6 +169,16 @@ def close_checker(layers: Layers) -> None:
     kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
     if layers.landlock and "mount" in layers.namespaces:  # else it has the working folder to remove
         landlock.restrict(layers.landlock, [("/", landlock.READ)], alone=False)  # it ends the candidate
+
+
+def set_checker_limits(wall: float, memory: int) -> None:
+    """The checker's rlimits: the test is trusted, but what it computes of an answer (``range(answer)``) may not end."""
+    busy = int(wall) + 2  # CPU seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (busy, busy + 1))  # SIGXCPU first, which says why it ended
+    space = memory + TEST_BYTES
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    space = space if hard == resource.RLIM_INFINITY else min(space, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
 
 
 def set_limits(seconds: float, memory: int, output: int) -> None:

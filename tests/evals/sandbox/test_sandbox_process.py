@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 import evals
 from evals.sandbox import Case, Limits, Sandbox, shared
 from evals.sandbox import box as box_module
+from evals.sandbox.inside import server
 from evals.sandbox.process import Server
 from evals.sandbox.verdict import Isolation
 from tests.evals.sandbox.conftest import LIMITS, make
@@ -135,6 +137,33 @@ def test_a_stopped_checker_is_ended() -> None:
         stopper.join()
         assert verdict.outcome == "timeout"
         assert soon(lambda: below(server_pid(box)) == [])
+
+
+def test_a_test_that_ends_its_process_harms_no_other_check() -> None:
+    with make() as box:
+        pid = server_pid(box)
+        for test in ("import os; os._exit(0)", "def check(candidate):\n    import os; os._exit(3)\n"):
+            with pytest.raises(RuntimeError, match="the checker ended by exit"):
+                box.check(RIGHT, "", test, "f")
+        assert right(box)
+        assert server_pid(box) == pid
+
+
+def test_a_server_that_cannot_fork_says_so_and_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine, check = socket.socketpair()
+
+    def no_fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with ours, theirs, mine:
+        socket.send_fds(ours, [b'{"wall": 1.0}'], [check.fileno()])
+        check.close()
+        monkeypatch.setattr(server.os, "fork", no_fork)
+        assert server.Server(theirs, server.layers.Layers((), 0, False), "").start()
+        outcome, why, _ = json.loads(mine.recv(4096)[4:])
+        assert mine.recv(1) == b""
+    assert (outcome, "Resource temporarily unavailable" in why) == ("broken", True)
 
 
 def test_after_a_fork_the_child_has_a_server_of_its_own() -> None:

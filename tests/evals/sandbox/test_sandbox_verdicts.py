@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from evals.sandbox import OUTCOMES, Case, Isolation, Limits, Sandbox
-from tests.evals.sandbox.conftest import make
+from tests.evals.sandbox.conftest import LIMITS, make
 from tests.evals.sandbox.naive import RIGHT, TEST
 
 PROGRAMS = [
@@ -96,6 +96,24 @@ def test_a_test_that_catches_everything_cannot_save_the_dead(box: Sandbox) -> No
     assert box.check("def f(x):\n    raise ValueError", "", test, "f").passed
 
 
+@pytest.mark.parametrize("test", ["    assert candidate(1) == 2, candidate(1)\n", "    {}[candidate(1)]\n"])
+def test_answers_that_cannot_be_printed_fail(test: str, box: Sandbox) -> None:
+    verdict = box.check("def f(x):\n    return 10**5000", "", "def check(candidate):\n" + test, "f")
+    assert verdict.outcome == "failed"
+    assert verdict.why in ("AssertionError", "KeyError")
+
+
+def test_a_test_that_computes_with_answers_is_bounded() -> None:
+    def check(sum: str) -> tuple[str, str]:
+        verdict = box.check("def f(x):\n    return 1 << 33", "", f"def check(candidate):\n    assert {sum} == 3\n", "f")
+        return verdict.outcome, verdict.why
+
+    with make(limits=dataclasses.replace(LIMITS, wall=0.9)) as box:
+        assert check("'a' * candidate(1)") == ("failed", "MemoryError")
+        outcome, why = check("sum(range(candidate(1)))")
+        assert (outcome, "the test itself" in why) == ("timeout", True)
+
+
 def test_drawing_programs_have_one_verdict(box: Sandbox) -> None:
     program = "import random\ndef f(x):\n    return [random.random(), list(set('abcdefgh'))]"
     test = "def check(candidate):\n    raise ValueError(candidate(1))\n"
@@ -103,7 +121,12 @@ def test_drawing_programs_have_one_verdict(box: Sandbox) -> None:
 
 
 def test_broken_problems_and_settings_are_value_errors(box: Sandbox) -> None:
-    for setup, test, words in (("def", TEST, "SyntaxError"), ("", "x = 1", "'check'"), ("1 / 0", TEST, "ZeroDivision")):
+    for setup, test, words in (
+        ("def", TEST, "SyntaxError"),
+        ("", "x = 1", "'check'"),
+        ("1 / 0", TEST, "ZeroDivision"),
+        ("import sys; sys.exit()", TEST, "SystemExit"),
+    ):
         with pytest.raises(ValueError, match=words):
             box.check(RIGHT, setup, test, "f")
     with pytest.raises(ValueError, match="function's name"):
