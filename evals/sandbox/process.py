@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
-from evals.sandbox.inside import frames, root
+from evals.sandbox.inside import folders, frames, root
 from evals.sandbox.inside.server import PATIENCE
 from evals.sandbox.verdict import Isolation, Limits
 
@@ -131,7 +131,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        folders.remove(self._scratch)
 
 
 def _receive(sock: socket.socket) -> bytes:

@@ -12,12 +12,11 @@ import json
 import os
 import random
 import resource
-import shutil
 import signal
 import time
 from typing import Any
 
-from . import candidate, frames, kernel, layers, literals
+from . import candidate, folders, frames, kernel, layers, literals
 
 SLICE = 0.1  # seconds between looks at a candidate that runs; a call that sleeps for less is not counted as idle
 REAP = 0.002  # seconds between looks at a candidate that has closed its pipe
@@ -33,15 +32,20 @@ class Peer:
     The wall-clock limit is on the time that it neither runs nor waits for a core, as far as ``schedule``, its
     /proc/…/schedstat, tells: on a loaded machine a program is not idle while others have the cores.
 
+    ``folder`` is the candidate's, where nothing but this class bounds what it writes there; else empty.
+
     ``fate`` is set when it can answer no more: (outcome, why). After that no test can pass, whatever it catches.
     """
 
-    def __init__(self, pid: int, inbox: int, outbox: int, limits: dict[str, Any], schedule: int = -1) -> None:
-        self.pid, self._limits = pid, limits
+    def __init__(
+        self, pid: int, inbox: int, outbox: int, limits: dict[str, Any], schedule: int = -1, folder: str = ""
+    ) -> None:
+        self.pid, self._limits, self._folder = pid, limits, folder
         self.pipe = frames.Watched(inbox, outbox, self._tick, limits["output"] + 4096)
         self._schedule = schedule
         self._idle = 0.0
         self._seen = self._look()
+        self._inspected = 0.0
         self._before = 0.0
         self.fate: tuple[str, str] | None = None
         self.error: BaseException | None = None
@@ -68,7 +72,14 @@ class Peer:
         if left <= 0:
             kind = "CPU" if used >= self._limits["seconds"] else "wall-clock"
             self.end("timeout", f"out of {kind} time")
+        if time.monotonic() - self._inspected > SLICE:
+            self._inspect()
         return max(1, int(min(left, SLICE) * 1000))
+
+    def _inspect(self) -> None:
+        if self._folder and folders.overfull(self._folder, layers.FOLDER_BYTES):
+            self.end("failed", f"more than {layers.FOLDER_BYTES >> 20} MB or {folders.ENTRIES} files in its folder")
+        self._inspected = time.monotonic()
 
     def used(self) -> float:
         """CPU seconds since the program came; 0.0 where they cannot be read (the kernel's limit still holds)."""
@@ -98,6 +109,7 @@ class Peer:
             if self.fate is None:
                 self.fate = self._death()
             raise
+        self._inspect()
         return reply
 
     def _death(self) -> tuple[str, str]:
@@ -232,7 +244,8 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
             schedule = os.open(f"{pid}/schedstat", os.O_RDONLY, dir_fd=held.proc)
         os.close(held.proc)
     layers.set_checker_limits(limits["wall"], limits["memory"])
-    peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule)
+    own = folder if folder.startswith(scratch) else ""
+    peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule, own)
     layers.close_checker(held)
     kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # again, as changed credentials may clear it
     random.seed(0)
@@ -246,7 +259,7 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
     else:
         outcome, why = judge(peer, case, limits)
     peer.close()
-    if folder.startswith(scratch):
-        shutil.rmtree(folder, ignore_errors=True)
+    if own:
+        folders.remove(own)
     frames.send(sock, json.dumps([outcome, why, round(peer.seconds, 6)]).encode())
     os._exit(0)

@@ -43,6 +43,11 @@ class Layers:
     proc: int = -1
 
     @property
+    def own_folders(self) -> bool:
+        """Whether candidates have folders in ``scratch``, as there is no file system for each."""
+        return "mount" not in self.namespaces
+
+    @property
     def names(self) -> list[str]:
         """In order: namespaces, landlock with its version, seccomp, rlimits."""
         held = [name for name in NAMESPACES if name in self.namespaces or name in self.outer]
@@ -154,12 +159,17 @@ def open_check(layers: Layers, scratch: str) -> str:
             NAMESPACES[name] if name != "user" else 0
         )  # that one the candidate makes, so it rules over none of these
     kernel.unshare(flags)
-    if "mount" in layers.namespaces:
+    if not layers.own_folders:
         root.private(FOLDER_BYTES)
         return root.CWD
-    folder = os.path.join(scratch, f"check{os.getpid()}")
+    folder = folder_of(scratch, os.getpid())
     os.mkdir(folder, 0o700)
     return folder
+
+
+def folder_of(scratch: str, checker: int) -> str:
+    """The candidate's folder in ``scratch``, by its checker's process."""
+    return os.path.join(scratch, f"check{checker}")
 
 
 def close_checker(layers: Layers) -> None:

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from . import checker, frames, kernel, layers
+from . import checker, folders, frames, kernel, layers
 
 # What answers to programming problems import. Others load from the standard library when asked for.
 MODULES = """
@@ -83,6 +83,8 @@ class Server:
             _, sock = self.children.pop(child, (0.0, -1))
             if sock < 0:
                 continue
+            if self.held.own_folders:  # it may have ended before it could do so
+                folders.remove(layers.folder_of(self.scratch, child))
             self._say(sock, *self._ended(status, child in self.late))
             self.late.discard(child)
 
