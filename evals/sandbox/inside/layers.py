@@ -14,6 +14,7 @@ from . import kernel, landlock, root, seccomp
 
 NOBODY = 65534  # Linux's overflow user: owns no file
 THREADS = 64
+SHARED_THREADS = 4096  # where all that this user runs is counted, and only threads can be started
 FILES = 64
 FOLDER_BYTES = 16 << 20
 TEST_BYTES = 512 << 20  # of address space that a test may use on top of what its candidate may
@@ -185,10 +186,7 @@ def set_checker_limits(wall: float, memory: int) -> None:
     """The checker's rlimits: the test is trusted, but what it computes of an answer (``range(answer)``) may not end."""
     busy = int(wall) + 2  # CPU seconds
     resource.setrlimit(resource.RLIMIT_CPU, (busy, busy + 1))  # SIGXCPU first, which says why it ended
-    space = memory + TEST_BYTES
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    space = space if hard == resource.RLIM_INFINITY else min(space, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    _limit(resource.RLIMIT_AS, memory + TEST_BYTES)
 
 
 def set_limits(seconds: float, memory: int, output: int) -> None:
@@ -199,13 +197,16 @@ def set_limits(seconds: float, memory: int, output: int) -> None:
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: output,
         resource.RLIMIT_NOFILE: FILES,
-        resource.RLIMIT_NPROC: THREADS,
         resource.RLIMIT_CORE: 0,
     }
     for kind, value in limits.items():
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        _limit(kind, value)
+
+
+def _limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def close_candidate(layers: Layers, folder: str) -> None:
@@ -214,6 +215,10 @@ def close_candidate(layers: Layers, folder: str) -> None:
     if "user" in layers.namespaces:
         kernel.unshare(kernel.NEWUSER)
         kernel.drop_capabilities()
+    # Behind that, as the limit at the making of a user namespace is one on all that the user runs outside, too: then
+    # what runs beside a candidate would decide whether it may start a thread.
+    shared = layers.filtered and "user" not in layers.namespaces
+    _limit(resource.RLIMIT_NPROC, SHARED_THREADS if shared else THREADS)
     kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
     if layers.landlock:
         rules = [(path, landlock.READ) for path in layers.paths]

@@ -131,7 +131,14 @@ def test_broken_problems_and_settings_are_value_errors(box: Sandbox) -> None:
             box.check(RIGHT, setup, test, "f")
     with pytest.raises(ValueError, match="function's name"):
         box.check(RIGHT, "", TEST, "f()")
-    for field, value in (("seconds", 0.0), ("memory", 1000), ("output", 1), ("wall", 0.0)):
+    for field, value in (
+        ("seconds", 0.0),
+        ("memory", 1000),
+        ("output", 1),
+        ("wall", 0.0),
+        ("seconds", float("nan")),
+        ("wall", float("inf")),
+    ):
         with pytest.raises(ValueError, match=f"expected {field}"):
             dataclasses.replace(Limits(), **{field: value})
     with pytest.raises(ValueError, match="workers"):
@@ -164,3 +171,34 @@ def test_canonical_solutions_pass_and_empty_ones_do_not() -> None:
         outcomes = [v.outcome for v in box.check_many(cases)]
     assert Counter(outcomes[0::2]) == {"passed": 164}
     assert Counter(outcomes[1::2]) == {"failed": 164}
+
+
+THREADS = """
+import threading
+start = threading.Barrier(25)
+threads = [threading.Thread(target=start.wait) for _ in range(24)]
+for thread in threads: thread.start()
+start.wait()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.parametrize("without", [(), ("user", "bwrap")])
+def test_threads_do_not_depend_on_what_runs_beside(without: tuple[str, ...]) -> None:
+    """Neither on other candidates, of which four have more threads than one may, nor on the number of cores."""
+    with make(*without, limits=Limits(seconds=2.0)) as box:
+        box.workers = 4
+        assert {v.why for v in box.check_many([Case(THREADS + RIGHT, "", TEST, "f")] * 12)} == {""}
+
+
+def test_forks_are_few_where_they_are_not_forbidden(unfiltered: Sandbox) -> None:
+    program = """
+import os, time
+def f(x):
+    for made in range(1000):
+        try:
+            if os.fork() == 0: time.sleep(100)
+        except OSError:
+            return made
+"""
+    assert unfiltered.check(program, "", "def check(f):\n    assert 10 < f(0) < 100\n", "f").passed
