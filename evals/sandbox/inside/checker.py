@@ -49,6 +49,8 @@ class Peer:
         self._before = 0.0
         self.fate: tuple[str, str] | None = None
         self.error: BaseException | None = None
+        self.loaded = False
+        self.misuse = ""  # what the test did wrong with it, which is no fault of the candidate's
         self.seconds = 0.0
 
     def _look(self) -> float:
@@ -141,11 +143,19 @@ class Peer:
 
     def load(self, program: str, entry_point: str) -> None:
         self._before = kernel.cpu_seconds(self.pid)
+        self.loaded = True
         self._value(self.ask(literals.encode((program, entry_point), 1 << 30)))
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
         """What the test calls as its candidate: literals there, a literal or an exception back."""
-        return self._value(self.ask(literals.encode((positional, named), 1 << 30)))
+        try:
+            if not self.loaded:
+                raise TypeError("a call outside of check(candidate)")
+            body = literals.encode((positional, named), 1 << 30)
+        except TypeError as error:
+            self.misuse = str(error)
+            raise
+        return self._value(self.ask(body))
 
     def _value(self, reply: bytes) -> Any:
         kind, body = reply[:1], reply[1:]
@@ -207,6 +217,7 @@ def judge(peer: Peer, case: dict[str, str], limits: dict[str, Any]) -> tuple[str
     space: dict[str, Any] = {"__name__": "checker"}
     try:
         exec(compile(case["setup"], "setup.py", "exec"), space)
+        space[case["entry_point"]] = peer  # now, as the test may give it other names
         exec(compile(case["test"], "test.py", "exec"), space)
         check = space["check"]
     except BaseException as error:  # SystemExit, too
@@ -218,6 +229,8 @@ def judge(peer: Peer, case: dict[str, str], limits: dict[str, Any]) -> tuple[str
         check(peer)
     except BaseException as error:
         problem = error
+    if peer.misuse:
+        return "unusable", f"expected a test that calls its candidate with literals, got: {plain(peer.misuse)}"
     if peer.fate is not None:
         return peer.fate
     if peer.used() >= limits["seconds"]:

@@ -88,6 +88,23 @@ def test_every_literal_goes_there_and_back(box: Sandbox) -> None:
     assert box.check("def f(x, key):\n    return [x, key]", "", test, "f").passed
 
 
+def test_the_test_may_give_the_candidate_other_names(box: Sandbox) -> None:
+    setup = "def f(x):\n    pass\n"
+    test = "also = f\ndef check(c):\n    assert also(2) == 4 and c(2) == 4 and (lambda g: g(2))(f) == 4\n"
+    assert box.check(RIGHT, setup, test, "f").passed
+    assert not box.check("def f(x): return x", setup, test, "f").passed
+    assert box.check(RIGHT, setup, "def f(x): return 0\n" + TEST, "f").passed, "it stays the candidate's name"
+
+
+@pytest.mark.parametrize("call", ["candidate(lambda: 1)", "candidate(x=object())", "candidate([range(3)])"])
+def test_a_test_that_calls_with_anything_but_literals_is_at_fault_itself(call: str, box: Sandbox) -> None:
+    for test in (f"    {call}\n", f"    try:\n        {call}\n    except Exception:\n        pass\n"):
+        with pytest.raises(ValueError, match="calls its candidate with literals, got: expected a literal"):
+            box.check(RIGHT, "", "def check(candidate):\n" + test, "f")
+    with pytest.raises(ValueError, match="outside of check"):
+        box.check(RIGHT, "", "f(2)\n" + TEST, "f")
+
+
 def test_a_test_that_catches_everything_cannot_save_the_dead(box: Sandbox) -> None:
     test = "def check(candidate):\n    try:\n        candidate(1)\n    except:\n        pass\n"
     assert box.check("import os\ndef f(x):\n    os._exit(0)", "", test, "f").why == "exit 0 before the end"
