@@ -20,7 +20,9 @@ def f(x):
         with open(f'{{x}}-{{n}}', 'w') as file: file.write('x' * {size})
     return x * x
 """
-CLOSED = "import os\nos.makedirs('a/b')\nopen('a/b/c', 'w')\nos.chmod('a/b', 0)\nos.chmod('a', 0)\n" + RIGHT
+CLOSED = (
+    "import os\nos.umask(0)\nos.mkdir('a')\nopen('a/b', 'w').close()\nos.mkdir('a/c', 0)\nos.mkdir('d', 0)\n" + RIGHT
+)
 
 
 def scratch(box: Sandbox) -> str:
