@@ -80,7 +80,10 @@ class Peer:
 
     def _inspect(self) -> None:
         if self._folder and folders.overfull(self._folder, layers.FOLDER_BYTES):
-            self.end("failed", f"more than {layers.FOLDER_BYTES >> 20} MB or {folders.ENTRIES} files in its folder")
+            self.end(
+                "failed",
+                f"more than {layers.FOLDER_BYTES >> 20} MB or {folders.ENTRIES} files in its folder, or closed ones",
+            )
         self._inspected = time.monotonic()
 
     def used(self) -> float:

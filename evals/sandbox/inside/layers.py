@@ -79,6 +79,10 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
     left_out = set(without)
     paths = root.readable()  # now, as working it out loads modules
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY) if os.path.isdir("/proc/self") else -1  # no new root has it
+    version = landlock.version() if "landlock" not in left_out else 0
+    if seccomp.supported():
+        seccomp.program(os.uname().machine, 1)
+    filtered = "seccomp" not in left_out and seccomp.supported() and works(_try_filter)
     spaces = _spaces(left_out) if not outer else []
     entered = False
     if spaces:
@@ -95,14 +99,21 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
             entered = True
         if not entered and "mount" in spaces:
             spaces.remove("mount")
-    else:
+    elif not (version and filtered) or works(lambda: _read_as_nobody(paths)):
         _become_nobody(scratch)
-    version = landlock.version() if "landlock" not in left_out else 0
-    if seccomp.supported():
-        seccomp.program(os.uname().machine, 1)
-    filtered = "seccomp" not in left_out and seccomp.supported() and works(_try_filter)
+    # Else real root stays, as its Python lies where nobody else may read (/root/miniconda3 in a container): its
+    # candidates could load no module. They lose its capabilities, and what a file's owner may do beyond the two layers.
     kernel.prctl(kernel.SET_DUMPABLE, 0)  # nothing may trace this process or read it through /proc
     return Layers(tuple(spaces), version, filtered, outer, ("/",) if entered else tuple(paths), proc)
+
+
+def _read_as_nobody(paths: Iterable[str]) -> None:
+    _become_nobody(None)
+    for path in paths:
+        if os.path.isdir(path):
+            os.listdir(path)
+        else:
+            os.stat(path)
 
 
 def _enter_apart(scratch: str) -> None:
@@ -175,7 +186,7 @@ def folder_of(scratch: str, checker: int) -> str:
 
 def close_checker(layers: Layers) -> None:
     """The checker's second step, after its fork: no capabilities and no writing, though what it runs is trusted."""
-    if layers.namespaces:
+    if layers.namespaces or os.getuid() == 0:
         kernel.drop_capabilities()
     kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
     if layers.landlock and "mount" in layers.namespaces:  # else it has the working folder to remove
@@ -214,6 +225,7 @@ def close_candidate(layers: Layers, folder: str) -> None:
     os.chdir(folder)
     if "user" in layers.namespaces:
         kernel.unshare(kernel.NEWUSER)
+    if "user" in layers.namespaces or os.getuid() == 0:
         kernel.drop_capabilities()
     # Behind that, as the limit at the making of a user namespace is one on all that the user runs outside, too: then
     # what runs beside a candidate would decide whether it may start a thread.

@@ -200,6 +200,15 @@ for thread in threads: thread.join()
 """
 
 
+def test_there_is_the_whole_library_and_no_capability(box: Sandbox, unnamespaced: Sandbox) -> None:
+    """Also of a Python that only root may read, and modules that the server has not loaded."""
+    program = "import ast, html, mmap, multiprocessing, zlib\nimport os\n" + RIGHT
+    closed = "import os\nos.mkdir('a', 0)\ntry: os.listdir('a')\nfinally: os.rmdir('a')\n" + RIGHT
+    for sandbox in (box, unnamespaced):
+        assert sandbox.check(program, "", TEST, "f").passed
+        assert sandbox.check(closed, "", TEST, "f").why.startswith("PermissionError")
+
+
 @pytest.mark.parametrize("without", [(), ("user", "bwrap")])
 def test_threads_do_not_depend_on_what_runs_beside(without: tuple[str, ...]) -> None:
     """Neither on other candidates, of which four have more threads than one may, nor on the number of cores."""
