@@ -101,18 +101,23 @@ def samples_of(rows: Sequence[Row]) -> tuple[tuple[float, int], ...]:
 def paired(rows: Iterable[Row], control: str = "zeroed") -> dict[tuple[str, int], McNemar]:
     """McNemar's exact test of the score against ``control`` on the same questions, per (task, length).
 
-    Right is what is fully right. Nats a token are neither right nor wrong and left out; ``evals.tasks.perplexity.gain``
-    compares them.
+    Right is what is fully right. Samples of one question are no questions of their own: they count as one, for the
+    side that more of them are right on, and for neither where as many are. Nats a token are neither right nor wrong
+    and left out; ``evals.tasks.perplexity.gain`` compares them.
     """
     pairs: dict[tuple[str, int], dict[tuple[str, int], dict[str, bool]]] = {}
+    asked: dict[tuple[str, int], tuple[str, ...]] = {}
     for row in rows:
         if row.control in (MEMORY, control) and row.scorer != "value":
             questions = pairs.setdefault((row.task, row.length), {})
-            questions.setdefault((row.digest, row.question), {})[row.control] = row.correct
+            place = row.digest, row.question
+            questions.setdefault(place, {})[row.control] = row.correct
+            asked[place] = (row.digest, row.asked or f"\0{row.question}", repr(row.expected))
     results = {}
     for cell, questions in pairs.items():
-        both = [pair for pair in questions.values() if len(pair) == 2]
-        gained = sum(pair[MEMORY] and not pair[control] for pair in both)
-        lost = sum(pair[control] and not pair[MEMORY] for pair in both)
-        results[cell] = mcnemar(gained, lost)
+        more: dict[tuple[str, ...], int] = {}  # rights by the memory beyond those by the control, of each question
+        for place, pair in questions.items():
+            if len(pair) == 2:
+                more[asked[place]] = more.get(asked[place], 0) + pair[MEMORY] - pair[control]
+        results[cell] = mcnemar(sum(n > 0 for n in more.values()), sum(n < 0 for n in more.values()))
     return results

@@ -68,6 +68,16 @@ def find(name: str) -> Scorer:
     return scorer
 
 
+def unconsented(name: str) -> str:
+    """A scorer's name in a log, less the consent in it to run what a log says without isolation.
+
+    That was given for another machine, or by whoever wrote the log.
+    """
+    name, _, option = name.partition(":")
+    kept = "+".join(part for part in option.split("+") if part != "unsandboxed")
+    return f"{name}:{kept}" if kept else name
+
+
 def of_task(name: str, task: str) -> str:
     """The scorer ``name`` for rows of ``task``: BABILong's need to know whose labels count, if it is not said."""
     if name not in ("babilong", "babilong_words"):

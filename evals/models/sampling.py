@@ -32,6 +32,10 @@ class Draw:
         drawn = [_draw(*each) for each in zip(rows, self.ways, self._generators, strict=True)]
         return torch.tensor(drawn, dtype=torch.long)
 
+    def one(self, row: int, logits: Float[Tensor, " vocabulary"]) -> int:
+        """The next token of one row alone."""
+        return _draw(logits.detach().double().cpu().numpy(), self.ways[row], self._generators[row])
+
 
 def _draw(logits: np.ndarray, way: Sampling, generator: np.random.Generator) -> int:
     scaled = np.exp((logits - logits.max()) / way.temperature)

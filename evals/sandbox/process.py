@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
-from evals.sandbox.inside import frames, root
+from evals.sandbox.inside import folders, frames, root
 from evals.sandbox.inside.server import PATIENCE
 from evals.sandbox.verdict import Isolation, Limits
 
@@ -60,7 +60,9 @@ class Server:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Not `-I`, which is `-s -P -E`: the environment is ours, and fixes the order of sets, so that a verdict is the
         # same each time.
-        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+        # One arena, as glibc sets aside 64 MB of address space for each of up to eight a core: how many threads a
+        # candidate's memory has room for would depend on the machine.
+        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
         if "LD_LIBRARY_PATH" in os.environ:  # a Python built outside the system's folders may need it
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         command = [_python(), "-s", "-S", "-P", "-B", "-c", BOOT, HERE, str(theirs.fileno()), self._scratch]
@@ -131,7 +133,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        folders.remove(self._scratch)
 
 
 def _receive(sock: socket.socket) -> bytes:

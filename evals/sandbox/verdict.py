@@ -29,8 +29,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name, least in (("seconds", 0.01), ("memory", 64 << 20), ("output", 1 << 10), ("wall", 0.1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"expected {name} of {least} at least, got {value}; give the candidate more")
+            if value is not None and not least <= value < 1 << 40:  # NaN and infinity are neither
+                raise ValueError(f"expected {name} of {least} at least, got {value}; give a number")
 
     @property
     def patience(self) -> float:

@@ -90,7 +90,8 @@ def rescore(
 ) -> None:
     """Score the answers of a run again, from its log alone; nothing is read and the log stays as it is.
 
-    Labels and numbers (nats a token) are no text to score: they stay as they are.
+    Labels and numbers (nats a token) are no text to score: they stay as they are. Programs need a sandbox again: that
+    they ran without one before is no consent; --scorer humaneval:unsandboxed is.
 
     \b
     Examples:
@@ -104,7 +105,7 @@ def rescore(
         rows = evals.load_rows(path)
         again = [
             _again(row, name)
-            if (name := scorers.of_task(scorer, row.task) or row.scorer)
+            if (name := scorers.of_task(scorer, row.task) or scorers.unconsented(row.scorer))
             and isinstance(row.expected, tuple)
             and isinstance(row.answered, str | dict)
             else row

@@ -245,14 +245,17 @@ class RecurrentModel:
     def _write(
         self, state: Recalled, prompts: list[np.ndarray], most: int, stop: tuple[str, ...], draw: Draw | None
     ) -> list[str]:
-        """Text. An empty prompt begins with the most likely token behind the document itself."""
+        """Text. An empty prompt begins with the token that the document itself goes on with."""
         model, tokenizer = self.reader.model, self.reader.tokenizer
         begun: list[np.ndarray] = []
         last = ends(model, tokenizer)
-        for prompt in prompts:
-            if not len(prompt) and state.after is None:
+        for row, prompt in enumerate(prompts):
+            if len(prompt):
+                begun.append(prompt)
+                continue
+            if state.after is None:
                 raise InputError("prompt: expected tokens to go on from, got none, of text or prompt; give some")
-            begun.append(prompt if len(prompt) else state.after.argmax().cpu().numpy()[None])  # type: ignore[union-attr]
+            begun.append(np.array([int(state.after.argmax()) if draw is None else draw.one(row, state.after)]))
         until = StoppingCriteriaList([StopTexts(tokenizer, max(map(len, begun)), stop)])
         more: dict[str, Any] = {"stopping_criteria": until} if stop else {}
         if draw is not None:

@@ -12,12 +12,11 @@ import json
 import os
 import random
 import resource
-import shutil
 import signal
 import time
 from typing import Any
 
-from . import candidate, frames, kernel, layers, literals
+from . import candidate, folders, frames, kernel, layers, literals
 
 SLICE = 0.1  # seconds between looks at a candidate that runs; a call that sleeps for less is not counted as idle
 REAP = 0.002  # seconds between looks at a candidate that has closed its pipe
@@ -33,18 +32,25 @@ class Peer:
     The wall-clock limit is on the time that it neither runs nor waits for a core, as far as ``schedule``, its
     /proc/…/schedstat, tells: on a loaded machine a program is not idle while others have the cores.
 
+    ``folder`` is the candidate's, where nothing but this class bounds what it writes there; else empty.
+
     ``fate`` is set when it can answer no more: (outcome, why). After that no test can pass, whatever it catches.
     """
 
-    def __init__(self, pid: int, inbox: int, outbox: int, limits: dict[str, Any], schedule: int = -1) -> None:
-        self.pid, self._limits = pid, limits
+    def __init__(
+        self, pid: int, inbox: int, outbox: int, limits: dict[str, Any], schedule: int = -1, folder: str = ""
+    ) -> None:
+        self.pid, self._limits, self._folder = pid, limits, folder
         self.pipe = frames.Watched(inbox, outbox, self._tick, limits["output"] + 4096)
         self._schedule = schedule
         self._idle = 0.0
         self._seen = self._look()
+        self._inspected = 0.0
         self._before = 0.0
         self.fate: tuple[str, str] | None = None
         self.error: BaseException | None = None
+        self.loaded = False
+        self.misuse = ""  # what the test did wrong with it, which is no fault of the candidate's
         self.seconds = 0.0
 
     def _look(self) -> float:
@@ -68,7 +74,17 @@ class Peer:
         if left <= 0:
             kind = "CPU" if used >= self._limits["seconds"] else "wall-clock"
             self.end("timeout", f"out of {kind} time")
+        if time.monotonic() - self._inspected > SLICE:
+            self._inspect()
         return max(1, int(min(left, SLICE) * 1000))
+
+    def _inspect(self) -> None:
+        if self._folder and folders.overfull(self._folder, layers.FOLDER_BYTES):
+            self.end(
+                "failed",
+                f"more than {layers.FOLDER_BYTES >> 20} MB or {folders.ENTRIES} files in its folder, or closed ones",
+            )
+        self._inspected = time.monotonic()
 
     def used(self) -> float:
         """CPU seconds since the program came; 0.0 where they cannot be read (the kernel's limit still holds)."""
@@ -98,6 +114,7 @@ class Peer:
             if self.fate is None:
                 self.fate = self._death()
             raise
+        self._inspect()
         return reply
 
     def _death(self) -> tuple[str, str]:
@@ -129,11 +146,19 @@ class Peer:
 
     def load(self, program: str, entry_point: str) -> None:
         self._before = kernel.cpu_seconds(self.pid)
+        self.loaded = True
         self._value(self.ask(literals.encode((program, entry_point), 1 << 30)))
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
         """What the test calls as its candidate: literals there, a literal or an exception back."""
-        return self._value(self.ask(literals.encode((positional, named), 1 << 30)))
+        try:
+            if not self.loaded:
+                raise TypeError("a call outside of check(candidate)")
+            body = literals.encode((positional, named), 1 << 30)
+        except TypeError as error:
+            self.misuse = str(error)
+            raise
+        return self._value(self.ask(body))
 
     def _value(self, reply: bytes) -> Any:
         kind, body = reply[:1], reply[1:]
@@ -181,9 +206,12 @@ def plain(text: str) -> str:
 
 
 def _describe(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # it may hold an answer, such as an int of more digits than Python prints
+        text = ""
     if isinstance(error, CandidateError):
-        return plain(str(error))
-    text = str(error)
+        return plain(text)
     return plain(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
@@ -192,9 +220,10 @@ def judge(peer: Peer, case: dict[str, str], limits: dict[str, Any]) -> tuple[str
     space: dict[str, Any] = {"__name__": "checker"}
     try:
         exec(compile(case["setup"], "setup.py", "exec"), space)
+        space[case["entry_point"]] = peer  # now, as the test may give it other names
         exec(compile(case["test"], "test.py", "exec"), space)
         check = space["check"]
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too
         return "unusable", f"expected a setup and a test that define check(candidate), got {_describe(error)}"
     problem: BaseException | None = None
     try:
@@ -203,6 +232,8 @@ def judge(peer: Peer, case: dict[str, str], limits: dict[str, Any]) -> tuple[str
         check(peer)
     except BaseException as error:
         problem = error
+    if peer.misuse:
+        return "unusable", f"expected a test that calls its candidate with literals, got: {plain(peer.misuse)}"
     if peer.fate is not None:
         return peer.fate
     if peer.used() >= limits["seconds"]:
@@ -228,9 +259,9 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
         with contextlib.suppress(OSError):
             schedule = os.open(f"{pid}/schedstat", os.O_RDONLY, dir_fd=held.proc)
         os.close(held.proc)
-    busy = int(limits["wall"]) + 2  # CPU seconds for the test itself
-    resource.setrlimit(resource.RLIMIT_CPU, (busy, busy))
-    peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule)
+    layers.set_checker_limits(limits["wall"], limits["memory"])
+    own = folder if folder.startswith(scratch) else ""
+    peer = Peer(pid, to_checker[0], to_candidate[1], limits, schedule, own)
     layers.close_checker(held)
     kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # again, as changed credentials may clear it
     random.seed(0)
@@ -244,7 +275,7 @@ def run(sock: int, held: layers.Layers, limits: dict[str, Any], scratch: str) ->
     else:
         outcome, why = judge(peer, case, limits)
     peer.close()
-    if folder.startswith(scratch):
-        shutil.rmtree(folder, ignore_errors=True)
+    if own:
+        folders.remove(own)
     frames.send(sock, json.dumps([outcome, why, round(peer.seconds, 6)]).encode())
     os._exit(0)

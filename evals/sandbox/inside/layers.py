@@ -14,8 +14,10 @@ from . import kernel, landlock, root, seccomp
 
 NOBODY = 65534  # Linux's overflow user: owns no file
 THREADS = 64
+SHARED_THREADS = 4096  # where all that this user runs is counted, and only threads can be started
 FILES = 64
 FOLDER_BYTES = 16 << 20
+TEST_BYTES = 512 << 20  # of address space that a test may use on top of what its candidate may
 NAMESPACES = {
     "user": kernel.NEWUSER,
     "net": kernel.NEWNET,
@@ -40,6 +42,11 @@ class Layers:
     outer: tuple[str, ...] = ()
     paths: tuple[str, ...] = ("/",)
     proc: int = -1
+
+    @property
+    def own_folders(self) -> bool:
+        """Whether candidates have folders in ``scratch``, as there is no file system for each."""
+        return "mount" not in self.namespaces
 
     @property
     def names(self) -> list[str]:
@@ -72,6 +79,10 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
     left_out = set(without)
     paths = root.readable()  # now, as working it out loads modules
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY) if os.path.isdir("/proc/self") else -1  # no new root has it
+    version = landlock.version() if "landlock" not in left_out else 0
+    if seccomp.supported():
+        seccomp.program(os.uname().machine, 1)
+    filtered = "seccomp" not in left_out and seccomp.supported() and works(_try_filter)
     spaces = _spaces(left_out) if not outer else []
     entered = False
     if spaces:
@@ -88,14 +99,21 @@ def settle(scratch: str, without: Iterable[str], outer: tuple[str, ...]) -> Laye
             entered = True
         if not entered and "mount" in spaces:
             spaces.remove("mount")
-    else:
+    elif not (version and filtered) or works(lambda: _read_as_nobody(paths)):
         _become_nobody(scratch)
-    version = landlock.version() if "landlock" not in left_out else 0
-    if seccomp.supported():
-        seccomp.program(os.uname().machine, 1)
-    filtered = "seccomp" not in left_out and seccomp.supported() and works(_try_filter)
+    # Else real root stays, as its Python lies where nobody else may read (/root/miniconda3 in a container): its
+    # candidates could load no module. They lose its capabilities, and what a file's owner may do beyond the two layers.
     kernel.prctl(kernel.SET_DUMPABLE, 0)  # nothing may trace this process or read it through /proc
     return Layers(tuple(spaces), version, filtered, outer, ("/",) if entered else tuple(paths), proc)
+
+
+def _read_as_nobody(paths: Iterable[str]) -> None:
+    _become_nobody(None)
+    for path in paths:
+        if os.path.isdir(path):
+            os.listdir(path)
+        else:
+            os.stat(path)
 
 
 def _enter_apart(scratch: str) -> None:
@@ -153,21 +171,33 @@ def open_check(layers: Layers, scratch: str) -> str:
             NAMESPACES[name] if name != "user" else 0
         )  # that one the candidate makes, so it rules over none of these
     kernel.unshare(flags)
-    if "mount" in layers.namespaces:
+    if not layers.own_folders:
         root.private(FOLDER_BYTES)
         return root.CWD
-    folder = os.path.join(scratch, f"check{os.getpid()}")
+    folder = folder_of(scratch, os.getpid())
     os.mkdir(folder, 0o700)
     return folder
 
 
+def folder_of(scratch: str, checker: int) -> str:
+    """The candidate's folder in ``scratch``, by its checker's process."""
+    return os.path.join(scratch, f"check{checker}")
+
+
 def close_checker(layers: Layers) -> None:
     """The checker's second step, after its fork: no capabilities and no writing, though what it runs is trusted."""
-    if layers.namespaces:
+    if layers.namespaces or os.getuid() == 0:
         kernel.drop_capabilities()
     kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
     if layers.landlock and "mount" in layers.namespaces:  # else it has the working folder to remove
         landlock.restrict(layers.landlock, [("/", landlock.READ)], alone=False)  # it ends the candidate
+
+
+def set_checker_limits(wall: float, memory: int) -> None:
+    """The checker's rlimits: the test is trusted, but what it computes of an answer (``range(answer)``) may not end."""
+    busy = int(wall) + 2  # CPU seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (busy, busy + 1))  # SIGXCPU first, which says why it ended
+    _limit(resource.RLIMIT_AS, memory + TEST_BYTES)
 
 
 def set_limits(seconds: float, memory: int, output: int) -> None:
@@ -178,13 +208,16 @@ def set_limits(seconds: float, memory: int, output: int) -> None:
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: output,
         resource.RLIMIT_NOFILE: FILES,
-        resource.RLIMIT_NPROC: THREADS,
         resource.RLIMIT_CORE: 0,
     }
     for kind, value in limits.items():
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        _limit(kind, value)
+
+
+def _limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def close_candidate(layers: Layers, folder: str) -> None:
@@ -192,7 +225,12 @@ def close_candidate(layers: Layers, folder: str) -> None:
     os.chdir(folder)
     if "user" in layers.namespaces:
         kernel.unshare(kernel.NEWUSER)
+    if "user" in layers.namespaces or os.getuid() == 0:
         kernel.drop_capabilities()
+    # Behind that, as the limit at the making of a user namespace is one on all that the user runs outside, too: then
+    # what runs beside a candidate would decide whether it may start a thread.
+    shared = layers.filtered and "user" not in layers.namespaces
+    _limit(resource.RLIMIT_NPROC, SHARED_THREADS if shared else THREADS)
     kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
     if layers.landlock:
         rules = [(path, landlock.READ) for path in layers.paths]

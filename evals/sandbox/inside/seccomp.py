@@ -14,7 +14,7 @@ import struct
 import sys
 
 from . import kernel
-from .syscalls import ALLOWED, ATTACKS, JUDGED
+from .syscalls import ALLOWED, ATTACKS, JUDGED, REFUSED
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32 = 0x40000000
@@ -24,7 +24,8 @@ CLONE_THREAD, CLONE_NEW = 0x10000, 0x7E020000  # all namespaces' flags together
 OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a descriptor that sends signals
 CLOSE_ON_EXEC = (0x5450, 0x5451)
 NAMES = (15, 16)  # PR_SET_NAME, PR_GET_NAME
-_LOAD, _EQUAL, _ABOVE, _ANY, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+TRUNCATE = 0o1000  # O_TRUNC; the two lowest bits are the access: 1 and 2 are writing, 3 is neither
+_LOAD, _AND, _EQUAL, _ABOVE, _ANY, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 
 
 def supported() -> bool:
@@ -49,6 +50,15 @@ def _one_of(index: int, values: tuple[int, ...], inside: int, outside: int) -> b
     return _argument(index) + tests + _ret(outside) + _ret(inside)
 
 
+def _opening(index: int) -> bytes:
+    """No emptying of a file that is not opened for writing (argument ``index`` holds the flags).
+
+    Landlock before version 3 asks only whether it may be read, where this user may write it.
+    """
+    only = _argument(index) + _op(_AND, TRUNCATE | 3)
+    return only + _op(_EQUAL, TRUNCATE, 2, 0) + _op(_EQUAL, TRUNCATE | 3, 1, 0) + _ret(ALLOW) + _ret(ERRNO | EPERM)
+
+
 def _judgements(pid: int) -> dict[str, bytes]:
     own = _one_of(0, (pid,), ALLOW, KILL)  # abort() signals its own process; anything else is an attack
     thread = _argument(0) + _op(_ANY, CLONE_NEW, 1, 0) + _op(_ANY, CLONE_THREAD, 1, 0) + _ret(KILL) + _ret(ALLOW)
@@ -61,6 +71,8 @@ def _judgements(pid: int) -> dict[str, bytes]:
         "ioctl": _one_of(1, CLOSE_ON_EXEC, ALLOW, ERRNO | ENOTTY),
         "fcntl": _one_of(1, OWNERS, ERRNO | EPERM, ALLOW),
         "prlimit64": reads + _ret(ERRNO | EPERM) + _ret(ALLOW),
+        "open": _opening(1),
+        "openat": _opening(2),  # openat2's flags lie in memory, so there is none
         "prctl": _one_of(0, NAMES, ALLOW, ERRNO | EPERM),
     }
 
@@ -71,8 +83,9 @@ def program(machine: str, pid: int) -> bytes:
     parts = [_op(_LOAD, 4), _op(_EQUAL, ARCHITECTURES[machine], 1, 0), _ret(KILL), _op(_LOAD, 0)]
     parts += [_op(_ABOVE, X32, 0, 1), _ret(KILL)]
     for name, block in _judgements(pid).items():
-        parts += [_op(_EQUAL, JUDGED[name][machine], 0, len(block) // 8), block]
-    for table, action in ((ALLOWED, ALLOW), (ATTACKS, KILL)):
+        if machine in JUDGED[name]:
+            parts += [_op(_EQUAL, JUDGED[name][machine], 0, len(block) // 8), block]
+    for table, action in ((ALLOWED, ALLOW), (REFUSED, ERRNO | EPERM), (ATTACKS, KILL)):
         for numbers in table.values():
             if machine in numbers:
                 parts += [_op(_EQUAL, numbers[machine], 0, 1), _ret(action)]

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from . import checker, frames, kernel, layers
+from . import checker, folders, frames, kernel, layers
 
 # What answers to programming problems import. Others load from the standard library when asked for.
 MODULES = """
@@ -45,7 +45,11 @@ class Server:
             return False
         limits = json.loads(data)
         server = os.getpid()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:
+            self._say(fds[0], "broken", f"no new process: {error}")
+            return True
         if child == 0:
             kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
             if os.getppid() != server:  # it died just before
@@ -79,13 +83,25 @@ class Server:
             _, sock = self.children.pop(child, (0.0, -1))
             if sock < 0:
                 continue
-            if os.WIFSIGNALED(status):
-                why = f"the checker ended by signal {os.WTERMSIG(status)}"
-                verdict = ("timeout", "out of wall-clock time") if child in self.late else ("killed", why)
-                with contextlib.suppress(OSError):
-                    os.write(sock, frames.pack(json.dumps([*verdict, 0.0]).encode()))
+            if self.held.own_folders:  # it may have ended before it could do so
+                folders.remove(layers.folder_of(self.scratch, child))
+            self._say(sock, *self._ended(status, child in self.late))
             self.late.discard(child)
-            os.close(sock)
+
+    def _ended(self, status: int, late: bool) -> tuple[str, str]:
+        if late:
+            return "timeout", "out of wall-clock time"
+        if not os.WIFSIGNALED(status):
+            return "broken", f"the checker ended by exit {os.WEXITSTATUS(status)}"
+        if os.WTERMSIG(status) == signal.SIGXCPU:
+            return "timeout", "the test itself, which computes with the answers, ran out of CPU time"
+        return "killed", f"the checker ended by signal {os.WTERMSIG(status)}"
+
+    def _say(self, sock: int, outcome: str, why: str) -> None:
+        """The last word of a check; nobody hears it where the checker has given its verdict."""
+        with contextlib.suppress(OSError):
+            os.write(sock, frames.pack(json.dumps([outcome, why, 0.0]).encode()))
+        os.close(sock)
 
     def overdue(self) -> float | None:
         """Ends checkers past their time; seconds to the next one's end, None without any."""

@@ -10,7 +10,7 @@ from typing import Any
 from evals.scorers import Assessed
 from evals.tasks.humaneval.specification import Unusable, setup
 
-# Chen et al., sec. 2.1: where a completion leaves the function it is of.
+# Chen et al., sec. 3.2: where a completion leaves the function it is of.
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 OPTIONS = ("fences", "unsandboxed")
 
@@ -24,7 +24,14 @@ def box(consent: bool) -> Any:
 
     Raises ValueError where nothing isolates them, without consent to that.
     """
-    return import_module("evals.sandbox").shared(consent=consent)
+    sandbox = import_module("evals.sandbox")
+    try:
+        return sandbox.shared(consent=consent)
+    except ValueError as error:
+        raise ValueError(
+            f"humaneval: {error}; consent is --unsandboxed here, or unsandboxed=true of the task, or the scorer "
+            "humaneval:unsandboxed"
+        ) from None
 
 
 def name(fences: bool, unsandboxed: bool) -> str:

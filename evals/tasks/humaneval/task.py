@@ -34,7 +34,7 @@ class HumanEval:
         files: HumanEval.jsonl.gz or .jsonl, or the folder that holds it.
         hub: the dataset instead ("openai/openai_humaneval").
         samples: completions of each problem; pass@k needs k of them.
-        temperature: 0 is greedy. The paper draws at 0.2 for pass@1, 0.6 for pass@10 and 0.8 for pass@100 (sec. 3.3).
+        temperature: 0 is greedy. The paper's best are 0.2 for pass@1 and 0.8 for pass@100 (sec. 3.3).
         top_p: of the nucleus that is drawn from (0.95 in sec. 3.2).
         max_tokens: of a completion.
         fences: for models that chat: code is taken out of the answer's Markdown fence, and no text ends it early.

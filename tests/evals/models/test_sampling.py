@@ -137,6 +137,20 @@ def test_a_models_first_tokens_follow_its_softmax(asked):
     assert len(Counter(drawn)) > 5
 
 
+def test_a_text_without_a_prompt_is_drawn_from_its_first_token_on(asked):
+    model, state, document = asked
+    ways = [Sampling(0.8, 0.95, seed) for seed in range(1500)]
+    if isinstance(model, CausalModel):
+        logits = logits_behind(model, state, document, np.zeros(0, np.int64))
+    else:
+        logits = state.after.double().numpy()
+    said = model.generate(state, [np.zeros(0, np.int64)] * len(ways), 2, sampling=ways)
+    drawn = [ids_of(one)[0] if one else 0 for one in said]
+    assert p_value(drawn, softmax(logits, 0.8, 0.95)) > 1e-3
+    seconds = Counter(ids_of(one)[1] for one in said if len(ids_of(one)) == 2)
+    assert len(seconds) > 5, "and goes on being drawn"
+
+
 def test_a_whole_text_is_drawn_as_a_naive_loop_draws_it(asked):
     model, state, document = asked
     prompt = text(3, 1)

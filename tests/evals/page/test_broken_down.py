@@ -23,12 +23,13 @@ from tests.evals.page.test_page import Parsed
 def made(tmp_path_factory):
     """Two runs of a task with tables and one without."""
     base = tmp_path_factory.mktemp("tables")
+    own = BREAKDOWNS["puzzle"]
     BREAKDOWNS["puzzle"] = "tests.evals.page.tables:tables"
     yield [
         run(base / name, name, half_life=life, tasks=("puzzle", "qa1"), lengths=(0, 4_096), n=30, segment=None)
         for name, life in (("long", 1e6), ("short", 1e3))
     ]
-    del BREAKDOWNS["puzzle"]
+    BREAKDOWNS["puzzle"] = own
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evals import load_rows, table, tally
+from evals import load_rows, paired, table, tally
 from evals.cells import samples_of
 from evals.page import collect, page
 from evals.page.collect import Run
@@ -107,6 +107,16 @@ def test_models_are_compared_over_documents():
     assert once.only_first is not None
     apart = [Run(n, n, tuple(rows([p] * 9, drawn=False, seed=s))) for n, p, s in (("A", 0.9, 0), ("B", 0.1, 1))]
     assert compare(apart)[0].only_first is not None
+
+
+def test_samples_of_a_question_are_one_pair():
+    both = rows([0.9, 0.9, 0.1, 0.5] * 3) + rows([0.2, 0.9, 0.1, 0.5] * 3, control="zeroed", seed=1)
+    sums = {c: np.array([t for t, _ in samples_of([r for r in both if r.control == c])]) for c in ("memory", "zeroed")}
+    more = sums["memory"] - sums["zeroed"]
+    (found,) = paired(both).values()
+    assert found == mcnemar(int((more > 0).sum()), int((more < 0).sum()))
+    apart = rows([0.9] * 9, drawn=False) + rows([0.1] * 9, control="zeroed", seed=1, drawn=False)
+    assert paired(apart)["humaneval", 64].only_first > 9, "questions of their own are pairs of their own"
 
 
 def test_tables_and_page_say_so(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evals.sandbox.inside import landlock, seccomp
-from evals.sandbox.inside.syscalls import ALLOWED, ATTACKS, JUDGED, MACHINES
+from evals.sandbox.inside.syscalls import ALLOWED, ATTACKS, JUDGED, MACHINES, REFUSED
 
 HEADERS = {
     "x86_64": (Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), r"#define __NR_(\w+)\s+(\d+)"),
@@ -26,6 +27,8 @@ def run(code: bytes, data: bytes) -> int:
         at += 1
         if op == 0x20:
             (value,) = struct.unpack_from("<I", data, k)
+        elif op == 0x54:
+            value &= k
         elif op == 0x06:
             return k
         else:
@@ -42,12 +45,13 @@ def call(machine: str, number: int, *arguments: int, arch: int | None = None) ->
 @pytest.mark.parametrize("machine", MACHINES)
 def test_attacks_kill_and_the_rest_runs_or_does_not_exist(machine: str) -> None:
     known = set()
-    for table, action in ((ALLOWED, seccomp.ALLOW), (ATTACKS, seccomp.KILL)):
+    refused = seccomp.ERRNO | seccomp.EPERM
+    for table, action in ((ALLOWED, seccomp.ALLOW), (REFUSED, refused), (ATTACKS, seccomp.KILL)):
         for name, numbers in table.items():
             if machine in numbers:
                 assert call(machine, numbers[machine]) == action, name
                 known.add(numbers[machine])
-    known |= {n[machine] for n in JUDGED.values()}
+    known |= {n[machine] for n in JUDGED.values() if machine in n}
     for number in set(range(600)) - known:
         assert call(machine, number) == seccomp.ERRNO | seccomp.ENOSYS
 
@@ -73,6 +77,14 @@ def test_arguments_decide(machine: str) -> None:
     assert judged("prlimit64", 0, 7, 0) == seccomp.ALLOW
     for pointer in (0x1000, 1 << 32):
         assert judged("prlimit64", 0, 7, pointer) == seccomp.ERRNO | seccomp.EPERM
+    for access, creating in ((0, 0), (0, 0o100), (3, 0)):  # reading, and neither reading nor writing
+        assert judged("openat", 0, 0, access | creating) == seccomp.ALLOW
+        assert judged("openat", 0, 0, access | creating | os.O_TRUNC) == seccomp.ERRNO | seccomp.EPERM
+    for access in (os.O_WRONLY, os.O_RDWR):
+        assert judged("openat", 0, 0, access | os.O_TRUNC | os.O_CREAT) == seccomp.ALLOW
+    if machine == "x86_64":
+        assert judged("open", 0, os.O_TRUNC) == seccomp.ERRNO | seccomp.EPERM
+        assert judged("open", 0, 0, os.O_TRUNC) == seccomp.ALLOW
     assert judged("prctl", 1) == seccomp.ERRNO | seccomp.EPERM  # PR_SET_PDEATHSIG
     assert judged("prctl", 15) == seccomp.ALLOW
 
@@ -92,7 +104,10 @@ def test_numbers_are_the_kernels(machine: str) -> None:
         pytest.skip(f"no {path}: the kernel's headers are not installed")
     theirs = {m[1]: int(m[2]) for m in re.finditer(pattern, path.read_text())}
     ours = {
-        name: numbers[machine] for t in (ALLOWED, ATTACKS, JUDGED) for name, numbers in t.items() if machine in numbers
+        name: numbers[machine]
+        for t in (ALLOWED, REFUSED, ATTACKS, JUDGED)
+        for name, numbers in t.items()
+        if machine in numbers
     }
     old = {"newfstatat": 79, "fstat": 80} if machine == "aarch64" else {}  # named by macros there
     wrong = {n: (v, theirs.get(n, old.get(n))) for n, v in ours.items() if v != theirs.get(n, old.get(n))}

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 import evals
 from evals.sandbox import Case, Limits, Sandbox, shared
 from evals.sandbox import box as box_module
+from evals.sandbox.inside import server
 from evals.sandbox.process import Server
 from evals.sandbox.verdict import Isolation
 from tests.evals.sandbox.conftest import LIMITS, make
@@ -137,6 +139,33 @@ def test_a_stopped_checker_is_ended() -> None:
         assert soon(lambda: below(server_pid(box)) == [])
 
 
+def test_a_test_that_ends_its_process_harms_no_other_check() -> None:
+    with make() as box:
+        pid = server_pid(box)
+        for test in ("import os; os._exit(0)", "def check(candidate):\n    import os; os._exit(3)\n"):
+            with pytest.raises(RuntimeError, match="the checker ended by exit"):
+                box.check(RIGHT, "", test, "f")
+        assert right(box)
+        assert server_pid(box) == pid
+
+
+def test_a_server_that_cannot_fork_says_so_and_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine, check = socket.socketpair()
+
+    def no_fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with ours, theirs, mine:
+        socket.send_fds(ours, [b'{"wall": 1.0}'], [check.fileno()])
+        check.close()
+        monkeypatch.setattr(server.os, "fork", no_fork)
+        assert server.Server(theirs, server.layers.Layers((), 0, False), "").start()
+        outcome, why, _ = json.loads(mine.recv(4096)[4:])
+        assert mine.recv(1) == b""
+    assert (outcome, "Resource temporarily unavailable" in why) == ("broken", True)
+
+
 def test_after_a_fork_the_child_has_a_server_of_its_own() -> None:
     try:
         box = shared()
@@ -241,12 +270,21 @@ def test_the_test_is_never_in_the_candidates_memory() -> None:
 
 
 UNPRIVILEGED = """
-import os
+import os, tempfile
 from evals.sandbox import Limits, Sandbox
 test = "def check(candidate):\\n    assert candidate(2) == 4\\n"
 with Sandbox(limits=Limits(seconds=1.0), consent=True) as box:
     print(os.getuid(), box.isolation, *(box.check(p, "", test, "f").outcome for p in (
         "def f(x): return x * x", "import os; os._exit(0)", "import os; os.fork()", "open('/tmp/out', 'w')")))
+# Landlock has nothing to say on whose these files are and when they were written, nor early versions on their length.
+with tempfile.NamedTemporaryFile(buffering=0) as file, Sandbox(without=("user", "bwrap"), consent=True) as box:
+    file.write(b"mine")
+    os.utime(file.name, (1, 1))
+    kept = os.stat(file.name)
+    for harm in ("chmod(name, 0o777)", "utime(name, (5, 5))", "truncate(name, 0)", "open(name, os.O_TRUNC)"):
+        verdict = box.check(f"import os\\nname = {file.name!r}\\nos.{harm}\\ndef f(x): return x * x", "", test, "f")
+        print(verdict.why.split(":")[0])
+    print("filtered" if "seccomp" in box.isolation.layers else "unfiltered", os.stat(file.name) == kept)
 """
 
 
@@ -276,4 +314,7 @@ END
         pytest.skip("util-linux is not installed")
     if done.returncode == 77:
         pytest.skip("root may not mount here")
-    assert done.stdout.split() == ["12345", str(expected), "passed", "failed", "forbidden", "failed"], done.stderr
+    first, *refused, last = done.stdout.splitlines() or [""]
+    assert first.split() == ["12345", str(expected), "passed", "failed", "forbidden", "failed"], done.stderr
+    if last.startswith("filtered"):
+        assert (refused, last) == (["PermissionError"] * 4, "filtered True"), done.stderr

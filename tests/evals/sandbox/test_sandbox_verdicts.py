@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from evals.sandbox import OUTCOMES, Case, Isolation, Limits, Sandbox
-from tests.evals.sandbox.conftest import make
+from tests.evals.sandbox.conftest import LIMITS, make
 from tests.evals.sandbox.naive import RIGHT, TEST
 
 PROGRAMS = [
@@ -88,12 +88,47 @@ def test_every_literal_goes_there_and_back(box: Sandbox) -> None:
     assert box.check("def f(x, key):\n    return [x, key]", "", test, "f").passed
 
 
+def test_the_test_may_give_the_candidate_other_names(box: Sandbox) -> None:
+    setup = "def f(x):\n    pass\n"
+    test = "also = f\ndef check(c):\n    assert also(2) == 4 and c(2) == 4 and (lambda g: g(2))(f) == 4\n"
+    assert box.check(RIGHT, setup, test, "f").passed
+    assert not box.check("def f(x): return x", setup, test, "f").passed
+    assert box.check(RIGHT, setup, "def f(x): return 0\n" + TEST, "f").passed, "it stays the candidate's name"
+
+
+@pytest.mark.parametrize("call", ["candidate(lambda: 1)", "candidate(x=object())", "candidate([range(3)])"])
+def test_a_test_that_calls_with_anything_but_literals_is_at_fault_itself(call: str, box: Sandbox) -> None:
+    for test in (f"    {call}\n", f"    try:\n        {call}\n    except Exception:\n        pass\n"):
+        with pytest.raises(ValueError, match="calls its candidate with literals, got: expected a literal"):
+            box.check(RIGHT, "", "def check(candidate):\n" + test, "f")
+    with pytest.raises(ValueError, match="outside of check"):
+        box.check(RIGHT, "", "f(2)\n" + TEST, "f")
+
+
 def test_a_test_that_catches_everything_cannot_save_the_dead(box: Sandbox) -> None:
     test = "def check(candidate):\n    try:\n        candidate(1)\n    except:\n        pass\n"
     assert box.check("import os\ndef f(x):\n    os._exit(0)", "", test, "f").why == "exit 0 before the end"
     assert box.check("def f(x):\n    while True: pass", "", test, "f").outcome == "timeout"
     assert box.check("import os\ndef f(x):\n    os.fork()", "", test, "f").outcome == "forbidden"
     assert box.check("def f(x):\n    raise ValueError", "", test, "f").passed
+
+
+@pytest.mark.parametrize("test", ["    assert candidate(1) == 2, candidate(1)\n", "    {}[candidate(1)]\n"])
+def test_answers_that_cannot_be_printed_fail(test: str, box: Sandbox) -> None:
+    verdict = box.check("def f(x):\n    return 10**5000", "", "def check(candidate):\n" + test, "f")
+    assert verdict.outcome == "failed"
+    assert verdict.why in ("AssertionError", "KeyError")
+
+
+def test_a_test_that_computes_with_answers_is_bounded() -> None:
+    def check(sum: str) -> tuple[str, str]:
+        verdict = box.check("def f(x):\n    return 1 << 33", "", f"def check(candidate):\n    assert {sum} == 3\n", "f")
+        return verdict.outcome, verdict.why
+
+    with make(limits=dataclasses.replace(LIMITS, wall=0.9)) as box:
+        assert check("'a' * candidate(1)") == ("failed", "MemoryError")
+        outcome, why = check("sum(range(candidate(1)))")
+        assert (outcome, "the test itself" in why) == ("timeout", True)
 
 
 def test_drawing_programs_have_one_verdict(box: Sandbox) -> None:
@@ -103,12 +138,24 @@ def test_drawing_programs_have_one_verdict(box: Sandbox) -> None:
 
 
 def test_broken_problems_and_settings_are_value_errors(box: Sandbox) -> None:
-    for setup, test, words in (("def", TEST, "SyntaxError"), ("", "x = 1", "'check'"), ("1 / 0", TEST, "ZeroDivision")):
+    for setup, test, words in (
+        ("def", TEST, "SyntaxError"),
+        ("", "x = 1", "'check'"),
+        ("1 / 0", TEST, "ZeroDivision"),
+        ("import sys; sys.exit()", TEST, "SystemExit"),
+    ):
         with pytest.raises(ValueError, match=words):
             box.check(RIGHT, setup, test, "f")
     with pytest.raises(ValueError, match="function's name"):
         box.check(RIGHT, "", TEST, "f()")
-    for field, value in (("seconds", 0.0), ("memory", 1000), ("output", 1), ("wall", 0.0)):
+    for field, value in (
+        ("seconds", 0.0),
+        ("memory", 1000),
+        ("output", 1),
+        ("wall", 0.0),
+        ("seconds", float("nan")),
+        ("wall", float("inf")),
+    ):
         with pytest.raises(ValueError, match=f"expected {field}"):
             dataclasses.replace(Limits(), **{field: value})
     with pytest.raises(ValueError, match="workers"):
@@ -141,3 +188,43 @@ def test_canonical_solutions_pass_and_empty_ones_do_not() -> None:
         outcomes = [v.outcome for v in box.check_many(cases)]
     assert Counter(outcomes[0::2]) == {"passed": 164}
     assert Counter(outcomes[1::2]) == {"failed": 164}
+
+
+THREADS = """
+import threading
+start = threading.Barrier(25)
+threads = [threading.Thread(target=start.wait) for _ in range(24)]
+for thread in threads: thread.start()
+start.wait()
+for thread in threads: thread.join()
+"""
+
+
+def test_there_is_the_whole_library_and_no_capability(box: Sandbox, unnamespaced: Sandbox) -> None:
+    """Also of a Python that only root may read, and modules that the server has not loaded."""
+    program = "import ast, html, mmap, multiprocessing, zlib\nimport os\n" + RIGHT
+    closed = "import os\nos.mkdir('a', 0)\ntry: os.listdir('a')\nfinally: os.rmdir('a')\n" + RIGHT
+    for sandbox in (box, unnamespaced):
+        assert sandbox.check(program, "", TEST, "f").passed
+        assert sandbox.check(closed, "", TEST, "f").why.startswith("PermissionError")
+
+
+@pytest.mark.parametrize("without", [(), ("user", "bwrap")])
+def test_threads_do_not_depend_on_what_runs_beside(without: tuple[str, ...]) -> None:
+    """Neither on other candidates, of which four have more threads than one may, nor on the number of cores."""
+    with make(*without, limits=Limits(seconds=2.0)) as box:
+        box.workers = 4
+        assert {v.why for v in box.check_many([Case(THREADS + RIGHT, "", TEST, "f")] * 12)} == {""}
+
+
+def test_forks_are_few_where_they_are_not_forbidden(unfiltered: Sandbox) -> None:
+    program = """
+import os, time
+def f(x):
+    for made in range(1000):
+        try:
+            if os.fork() == 0: time.sleep(100)
+        except OSError:
+            return made
+"""
+    assert unfiltered.check(program, "", "def check(f):\n    assert 10 < f(0) < 100\n", "f").passed

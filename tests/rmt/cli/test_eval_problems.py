@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from evals import MEMORY, load_rows
+from evals.rows import Row, RowLog
 from evals.sandbox import Sandbox
 from evals.tasks.registry import GROUPS, options_of
 from rmt.cli import evaluate_problems
-from tests.evals.tasks.humaneval.made import write
+from tests.evals.tasks.humaneval.made import MADE, write
 
 COMMANDS = {
     "corr2cause": ("--variables", "2-3", "--balanced"),
@@ -96,6 +97,21 @@ def test_programs_are_drawn_checked_and_counted(rmt, base, tmp_path):
     assert "pass@1" in done.output
     again = rmt("eval", "rescore", tmp_path / "out")
     assert "0 of 12 scores changed" in again.output
+
+
+def test_a_log_is_no_consent_to_run_its_programs(rmt, tmp_path, monkeypatch):
+    given = []
+    verdict = type("Verdict", (), {"outcome": "failed", "why": "", "isolation": "none"})()
+    box = type("Box", (), {"check": lambda *_: verdict})()
+    monkeypatch.setattr("evals.tasks.humaneval.scoring.box", lambda consent: given.append(consent) or box)
+    item = MADE[0]
+    said = (item.test, item.entry_point), "    return 0"
+    with RowLog(tmp_path / "rows.jsonl", "m", {}) as log:
+        log.append(Row("humaneval", 0, MEMORY, 0, 0, "a", "a", *said, 0.0, "humaneval:unsandboxed", item.prompt))
+    for more, consent in (((), False), (("--scorer", "humaneval:unsandboxed"), True)):
+        done = rmt("eval", "rescore", tmp_path, *more)
+        assert done.exit_code == 0, done.output
+        assert given.pop() is consent
 
 
 @pytest.mark.parametrize("name", ["humaneval", *COMMANDS])

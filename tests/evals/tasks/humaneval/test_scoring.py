@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from evals.scorers import assess
+from evals.scorers import assess, unconsented
 from evals.tasks.humaneval import scoring
 from evals.tasks.humaneval.specification import setup
 from tests.evals.tasks.humaneval.made import DECODE, DOUBLE, MADE, Verdict, benchmark, trusting
@@ -81,6 +81,21 @@ def test_consent_is_part_of_the_name(monkeypatch):
     for name in names:
         assess(name, "", (DOUBLE.test, "doubled"), DOUBLE.prompt)
     assert given == [False, True, False, True]
+
+
+def test_a_refusal_says_how_to_consent_here(monkeypatch):
+    def refuse(consent):
+        raise ValueError("expected isolation, got rlimits; give consent=True")
+
+    monkeypatch.setattr("evals.sandbox.shared", refuse)
+    with pytest.raises(ValueError, match=r"got rlimits.*--unsandboxed"):
+        assessed(DOUBLE, "")
+
+
+def test_a_log_is_no_consent():
+    names = ["humaneval", "humaneval:unsandboxed", "humaneval:fences", "humaneval:fences+unsandboxed", "babilong:qa10"]
+    said = ["humaneval", "humaneval", "humaneval:fences", "humaneval:fences", "babilong:qa10"]
+    assert list(map(unconsented, names)) == said
 
 
 def test_rows_of_other_tasks_are_refused(trusting):
