@@ -16,9 +16,9 @@ import typer
 from rmt.cli.evaluate_run import MODELS_HELP, Request, score
 
 _SIZES = "1x1,2x2,3x3,4x4,5x5"
-_SCRATCHPAD = "Ask for the steps too, and label each of them."
-_SHOTS = "Solved problems in the prompt."
-_SPLIT = "all, train or test: a problem belongs to one of the last two for ever."
+_Shots = Annotated[int, typer.Option(min=0, help="Solved problems in the prompt.")]
+_Scratchpad = Annotated[bool, typer.Option(help="Ask for the steps too, and label each of them.")]
+_Split = Annotated[str, typer.Option(help="all, train or test: a problem belongs to one of the last two for ever.")]
 
 
 def _shared(
@@ -148,9 +148,9 @@ def corr2cause(
 @_benchmark
 def multiplication(
     sizes: Annotated[str, typer.Option(help="Digits of both numbers: 2x2,3x3, or 1-5 for all pairs.")] = _SIZES,
-    shots: Annotated[int, typer.Option(min=0, help=_SHOTS)] = 0,
-    scratchpad: Annotated[bool, typer.Option(help=_SCRATCHPAD)] = False,
-    split: Annotated[str, typer.Option(help=_SPLIT)] = "all",
+    shots: _Shots = 0,
+    scratchpad: _Scratchpad = False,
+    split: _Split = "all",
 ) -> Any:
     """Long multiplication by size and depth, with its steps (Dziri et al., "Faith and Fate", arXiv 2305.18654).
 
@@ -165,9 +165,9 @@ def multiplication(
 @_benchmark
 def puzzle(
     sizes: Annotated[str, typer.Option(help="Houses x attributes: 2x2,3x3,5x5.")] = "2x2,3x3,4x4,5x5",
-    shots: Annotated[int, typer.Option(min=0, help=_SHOTS)] = 0,
-    scratchpad: Annotated[bool, typer.Option(help=_SCRATCHPAD)] = False,
-    split: Annotated[str, typer.Option(help=_SPLIT)] = "all",
+    shots: _Shots = 0,
+    scratchpad: _Scratchpad = False,
+    split: _Split = "all",
 ) -> Any:
     """Logic grid puzzles, each with one solution and no clue too many ("Faith and Fate", arXiv 2305.18654).
 
@@ -182,9 +182,9 @@ def puzzle(
 @_benchmark
 def dp(
     sizes: Annotated[str, typer.Option(help="Numbers in a list: 5, or 2-10.")] = "2-10",
-    shots: Annotated[int, typer.Option(min=0, help=_SHOTS)] = 0,
-    scratchpad: Annotated[bool, typer.Option(help=_SCRATCHPAD)] = False,
-    split: Annotated[str, typer.Option(help=_SPLIT)] = "all",
+    shots: _Shots = 0,
+    scratchpad: _Scratchpad = False,
+    split: _Split = "all",
 ) -> Any:
     """The largest sum of numbers that do not stand side by side ("Faith and Fate", arXiv 2305.18654).
 
@@ -198,8 +198,8 @@ def dp(
 
 @_benchmark
 def emergence(
-    shots: Annotated[int, typer.Option(min=0, help=_SHOTS)] = 4,
-    split: Annotated[str, typer.Option(help=_SPLIT)] = "test",
+    shots: _Shots = 4,
+    split: _Split = "test",
 ) -> Any:
     """Few-shot tasks under several metrics at once: sharp under one, smooth under another (arXiv 2304.15004).
 

@@ -6,9 +6,11 @@ multiplication and dynamic programming are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +56,42 @@ class Asked:
     shots: int
     scratchpad: bool
     split: str
+
+
+class Drawn(ABC):
+    """What tasks of such problems share; a subclass is a frozen dataclass of its settings."""
+
+    @property
+    def chance(self) -> None:
+        """A product, or a list of marks, is not guessed."""
+        return None
+
+    def settings(self) -> Mapping[str, Any]:
+        """The fields."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]  # a subclass is a dataclass
+
+    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[Document]:
+        """``count`` documents from number ``first`` on; see :func:`documents`."""
+        return documents(self.kind(), self.asked(), source, length, count, first)
+
+    def training(self, count: int, seed: int = 0, bare: bool = False) -> Iterator[tuple[str, str]]:
+        """Pairs of prompt and completion of the training split; see :func:`training`."""
+        return training(self.kind(), self.asked(), count, seed, bare)
+
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What its problems are."""
+
+    @abstractmethod
+    def asked(self) -> Asked:
+        """How they are asked."""
+
+
+def check(shots: int, split: str) -> None:
+    """Raises ValueError on settings that no task has."""
+    if shots < 0:
+        raise ValueError(f"shots: expected at least 0 examples, got {shots}; 0 shows none")
+    belongs("", split)
 
 
 def documents(kind: Kind, asked: Asked, source: Source, length: int, count: int, first: int = 0) -> Iterator[Document]:

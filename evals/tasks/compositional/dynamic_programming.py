@@ -10,16 +10,12 @@ the document says one number after the other ("Number 3 of the list is -2."), an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from evals.tasks.base import Source
 from evals.tasks.compositional import drawing
 from evals.tasks.compositional.maximum_sum import NonAdjacent
-from evals.tasks.compositional.multiplication import check
 from evals.tasks.compositional.scratchpads import Worked
-from evals.tasks.documents import Document
 
 LEAST, GREATEST = -5, 5
 MOST = 50  # numbers; the paper has 10
@@ -40,7 +36,7 @@ STEPS = (
 
 
 @dataclass(frozen=True)
-class MaximumSum:
+class MaximumSum(drawing.Drawn):
     """Lists of given lengths.
 
     Attributes:
@@ -60,26 +56,14 @@ class MaximumSum:
 
     def __post_init__(self) -> None:
         sizes_of(self.sizes)
-        check(self.shots, self.split)
+        drawing.check(self.shots, self.split)
 
-    @property
-    def chance(self) -> None:
-        """None to speak of: what is likely depends on the length."""
-        return None
+    def kind(self) -> drawing.Kind:
+        """What its problems are."""
+        return KIND
 
-    def settings(self) -> Mapping[str, Any]:
-        """The fields."""
-        return asdict(self)
-
-    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[Document]:
-        """``count`` documents from number ``first`` on; see ``drawing.documents``."""
-        return drawing.documents(KIND, self._asked(), source, length, count, first)
-
-    def training(self, count: int, seed: int = 0, bare: bool = False) -> Iterator[tuple[str, str]]:
-        """Pairs of prompt and completion of the training split; see ``drawing.training``."""
-        return drawing.training(KIND, self._asked(), count, seed, bare)
-
-    def _asked(self) -> drawing.Asked:
+    def asked(self) -> drawing.Asked:
+        """How they are asked."""
         return drawing.Asked(sizes_of(self.sizes), self.shots, self.scratchpad, self.split)
 
 

@@ -11,16 +11,12 @@ is still that of the final answer, and a row says what the steps of the computat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from evals.tasks.base import Source
 from evals.tasks.compositional import drawing
 from evals.tasks.compositional.long_multiplication import MOST, LongMultiplication
 from evals.tasks.compositional.scratchpads import Worked
-from evals.tasks.compositional.splits import belongs
-from evals.tasks.documents import Document
 
 INSTRUCTION = (
     "To multiply two numbers, start by multiplying the rightmost digit of the multiplicand by each digit of the "
@@ -30,7 +26,7 @@ INSTRUCTION = (
 
 
 @dataclass(frozen=True)
-class Multiplication:
+class Multiplication(drawing.Drawn):
     """Products of numbers of given sizes.
 
     Attributes:
@@ -50,34 +46,15 @@ class Multiplication:
 
     def __post_init__(self) -> None:
         sizes_of(self.sizes)
-        check(self.shots, self.split)
+        drawing.check(self.shots, self.split)
 
-    @property
-    def chance(self) -> None:
-        """A product cannot be guessed."""
-        return None
+    def kind(self) -> drawing.Kind:
+        """What its problems are."""
+        return KIND
 
-    def settings(self) -> Mapping[str, Any]:
-        """The fields."""
-        return asdict(self)
-
-    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[Document]:
-        """``count`` documents from number ``first`` on; see ``drawing.documents``."""
-        return drawing.documents(KIND, self._asked(), source, length, count, first)
-
-    def training(self, count: int, seed: int = 0, bare: bool = False) -> Iterator[tuple[str, str]]:
-        """Pairs of prompt and completion of the training split; see ``drawing.training``."""
-        return drawing.training(KIND, self._asked(), count, seed, bare)
-
-    def _asked(self) -> drawing.Asked:
+    def asked(self) -> drawing.Asked:
+        """How they are asked."""
         return drawing.Asked(sizes_of(self.sizes), self.shots, self.scratchpad, self.split)
-
-
-def check(shots: int, split: str) -> None:
-    """Raises ValueError on settings that no task has."""
-    if shots < 0:
-        raise ValueError(f"shots: expected at least 0 examples, got {shots}; 0 shows none")
-    belongs("", split)
 
 
 def sizes_of(text: str) -> tuple[str, ...]:
