@@ -85,6 +85,8 @@ def load_family(folders: Iterable[str | os.PathLike[str]]) -> list[Member]:
         ValueError: no folder, one named twice, no rows in one, no number of parameters, or a task that not all were
             asked with the same settings (shots, sizes): a curve over size would be one over settings too.
     """
+    if isinstance(folders, str | os.PathLike):
+        raise ValueError(f"folders: expected several run folders, got the one path {folders}; give a list")
     members, places = [], [Path(folder) for folder in folders]
     asked: dict[str, tuple[Path, Any]] = {}
     for folder, name in zip(places, _names([place.resolve() for place in places]), strict=True):

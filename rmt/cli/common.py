@@ -34,7 +34,8 @@ def parse_lengths(text: str, option: str = "--lengths", least: int = 1) -> list[
         except ValueError:
             size = -1
         if size < least:
-            raise InputError(f"{option}: expected numbers such as 4k,64k,1M, got {part.strip()!r}; write it so")
+            such = "4k,64k,1M" if least else "0,4k,64k"
+            raise InputError(f"{option}: expected numbers such as {such}, got {part.strip()!r}; write it so")
         sizes.append(size)
     return list(dict.fromkeys(sizes))
 
@@ -80,6 +81,7 @@ def bar(shown: bool) -> Iterator[Any]:
         def report(done: evals.memory_eval.Progress) -> None:
             # Where nothing is read, documents are all there is to count.
             line.total = done.tokens_total or done.documents_total
+            line.unit = "tok" if done.tokens_total else " problems"
             line.set_description(f"{done.documents}/{done.documents_total} documents", refresh=False)
             line.update((done.tokens if done.tokens_total else done.documents) - line.n)
 

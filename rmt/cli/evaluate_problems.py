@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from rmt.cli.evaluate_run import MODELS_HELP, Request, score
+from rmt.errors import InputError
 
 _SIZES = "1x1,2x2,3x3,4x4,5x5"
 _Shots = Annotated[int, typer.Option(min=0, help="Solved problems in the prompt.")]
@@ -59,8 +60,11 @@ def _benchmark(tasks: Callable[..., Sequence[Any]]) -> Callable[..., None]:
         given = {name: options.pop(name) for name in own.parameters}
         chosen = tasks(**given)
         # A bare prompt has none of the examples that were asked for; where they are the default it has them too.
-        if options["prompt"] == "auto" and given.get("shots") and own.parameters["shots"].default == 0:
-            options["prompt"] = "benchmark"
+        if given.get("shots") and own.parameters["shots"].default == 0:
+            if options["prompt"] == "bare":
+                raise InputError("--shots: expected 0 with --prompt bare, which shows none; leave one of them out")
+            if options["prompt"] == "auto":
+                options["prompt"] = "benchmark"
         where = options.pop("out") or Path("out") / tasks.__name__
         score(chosen, Request(lengths=options.pop("background"), lengths_option="--background", out=where, **options))
 

@@ -58,6 +58,8 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
     sizes = parse_lengths(asked.lengths, asked.lengths_option, least=0)
     with bad_input():
         chosen = expand(tasks)
+        for task in chosen:
+            task.settings()  # reads a benchmark's own file: a wrong one shows before a long text is read
     wanted = _controls(asked.controls)
     _check_prompt(asked.prompt)
     part, wait = share()

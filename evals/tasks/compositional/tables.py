@@ -36,7 +36,7 @@ def _accuracy(rows: Sequence[Row], lengths: dict[int, list[Row]], name: str, par
             group = [row for row in at if (row.detail or {}).get(name) == value]
             shares = [_mean(group, [float((row.detail or {}).get(part, 0)) for row in group]) for part in shown]
             lines.append((length, value, _mean(group, [row.value for row in group]), *shares))
-    heads = ("length", name, "accuracy", *(PARTS[part] for part in shown))
+    heads = ("tokens", name, "accuracy", *(PARTS[part] for part in shown))
     note = "Intervals are 95%, Wilson's, or a bootstrap over documents where they have several questions."
     return Breakdown(_task(rows), f"Accuracy by {name}", heads, tuple(lines), note)
 
@@ -59,7 +59,7 @@ def _labels(rows: Sequence[Row], lengths: dict[int, list[Row]]) -> Breakdown:
             found = zip(documents, every, strict=True)
             part = [(label, document) for document, nodes in found for at_layer, label in nodes if at_layer == layer]
             lines.append((length, layer, len(part), *_shares(part), None))
-    heads = ("length", "layer", "nodes", *LABELS, "stated")
+    heads = ("tokens", "layer", "nodes", *LABELS, "stated")
     note = (
         "Shares of the nodes that scratchpads state; a layer is the longest way from what is given. Intervals are 95%, "
         "a bootstrap over documents (Wilson's, with documents as the sample, where all nodes are alike)."

@@ -91,13 +91,13 @@ def tables(rows: Sequence[Row]) -> list[Breakdown]:
             if own:
                 lines.append(_line((length, control), own))
     heads = ("questions", "entailed", "said yes", *METRICS)
-    by_length = Breakdown(task, "The entailed class", ("length", "control", *heads), tuple(lines), _NOTE)
+    by_length = Breakdown(task, "The entailed class", ("tokens", "control", *heads), tuple(lines), _NOTE)
     relations = _grouped(rows, "relation", lambda value: RELATIONS.index(str(value)))
     sizes = _grouped(rows, "variables", int)
     return [
         by_length,
-        Breakdown(task, "The entailed class, by relation", ("length", "relation", *heads), relations, _NOTE),
-        Breakdown(task, "The entailed class, by variables", ("length", "variables", *heads), sizes, _NOTE),
+        Breakdown(task, "The entailed class, by relation", ("tokens", "relation", *heads), relations, _NOTE),
+        Breakdown(task, "The entailed class, by variables", ("tokens", "variables", *heads), sizes, _NOTE),
     ]
 
 

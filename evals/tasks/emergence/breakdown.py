@@ -16,10 +16,10 @@ METRICS: dict[str, tuple[str, bool]] = {
     "grade": ("multiple choice", True),
     "edit": ("edit similarity", True),
     "distance": ("edit distance", False),
-    "likelihood": ("nats a token", False),
+    "likelihood": ("log-likelihood, nats a token", False),
     "per_token": ("p a token", True),
     "probability": ("p of the answer", True),
-    "brier": ("Brier", False),
+    "brier": ("Brier, 0 to 2", False),
 }
 _RATES = ("exact", "grade")  # right or wrong
 
@@ -37,11 +37,11 @@ def tables(rows: Sequence[Row]) -> list[Breakdown]:
     if not lines:
         return []
     note = (
-        "Exact match and multiple choice are sharp, edits and nats a token smooth in what a model can do; p of the "
-        "answer is the rate of exact matches that its likelihood predicts. Nothing finer than 1/n can be seen of a "
-        "rate. Intervals: Wilson for rates, else bootstrap, 95%."
+        "Exact match and multiple choice are sharp, edits and likelihoods smooth in what a model can do; of edit distance "
+        "and Brier less is better. p of the answer is the rate of exact matches that its likelihood predicts. Nothing "
+        "finer than 1/n can be seen of a rate. Intervals: Wilson for rates, else bootstrap, 95%."
     )
-    heads = ("length", "size", "n", *(head for head, _ in METRICS.values()))
+    heads = ("tokens", "size", "n", *(head for head, _ in METRICS.values()))
     return [Breakdown(rows[0].task, "Metrics by length and size", heads, tuple(lines), note)]
 
 

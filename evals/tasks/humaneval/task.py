@@ -68,8 +68,7 @@ class HumanEval:
                 f"samples: expected 1 at temperature 0, where all are the same, got {self.samples}; "
                 "write temperature=0.8 too"
             )
-        if self.temperature:
-            Sampling(self.temperature, self.top_p)  # refuses what it cannot draw from
+        Sampling(self.temperature or 1.0, self.top_p)  # refuses what it cannot draw from
 
     @property
     def name(self) -> str:

@@ -71,7 +71,6 @@ def test_tables_are_of_the_answers_that_were_asked_for_whatever_else_the_folder_
     [
         (("multiplication", "--sizes", "1x1"), True),
         (("multiplication", "--sizes", "1x1", "--shots", 2), False),
-        (("multiplication", "--sizes", "1x1", "--shots", 2, "--prompt", "bare"), True),
         (("puzzle", "--sizes", "2x2", "--shots", 1), False),
         (("dp", "--sizes", "2", "--prompt", "benchmark"), False),
         (("emergence", "--shots", 3), True),  # whose bare prompts have examples
@@ -135,6 +134,7 @@ def test_every_setting_of_a_task_is_an_option(name):
         (("puzzle", "--sizes", "1x1"), "sizes"),
         (("dp", "--sizes", "a"), "sizes"),
         (("multiplication", "--background", "-4"), "--background"),
+        (("multiplication", "--shots", 2, "--prompt", "bare"), "--shots"),
         (("multiplication", "--background", "5"), "length"),
     ],
 )

@@ -42,7 +42,7 @@ def _scores(lengths: dict[int, list[Row]], key: str, title: str, note: str) -> B
                     Estimate(fmean(share), wilson_clustered(share, [1] * len(share)), len(share)),
                 )
             )
-    return Breakdown("puzzle", title, ("length", key, "solved", "right cells"), tuple(lines), note)
+    return Breakdown("puzzle", title, ("tokens", key, "solved", "right cells"), tuple(lines), note)
 
 
 def _labels(lengths: dict[int, list[Row]]) -> Breakdown:
@@ -56,7 +56,7 @@ def _labels(lengths: dict[int, list[Row]]) -> Breakdown:
     note = (
         "Shares of the nodes that scratchpads say, pooled; said is the share of all nodes (arXiv 2305.18654, sec. 4.2)."
     )
-    return Breakdown("puzzle", "Nodes of scratchpads by size", ("length", "size", "said", *LABELS), tuple(lines), note)
+    return Breakdown("puzzle", "Nodes of scratchpads by size", ("tokens", "size", "said", *LABELS), tuple(lines), note)
 
 
 def _layers(lengths: dict[int, list[Row]]) -> Breakdown:
@@ -68,7 +68,7 @@ def _layers(lengths: dict[int, list[Row]]) -> Breakdown:
             if sum(counts):
                 lines.append((length, layer, *_shares(counts)))
     note = "Layer 0 takes clues alone; each further layer takes at least one cell of the layer before."
-    return Breakdown("puzzle", "Nodes of scratchpads by layer", ("length", "layer", *LABELS), tuple(lines), note)
+    return Breakdown("puzzle", "Nodes of scratchpads by layer", ("tokens", "layer", *LABELS), tuple(lines), note)
 
 
 def _shares(counts: Sequence[int]) -> list[Estimate | None]:

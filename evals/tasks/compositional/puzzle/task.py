@@ -70,6 +70,10 @@ class Puzzle:
         """
         return documents(source, length, count, first, self.name, lambda index: self.problem(source, index))
 
+    def training(self, count: int, seed: int = 0, bare: bool = False) -> Iterator[tuple[str, str]]:
+        """Pairs of prompt and answer of the training split; see :func:`training`."""
+        return training(self.sizes, count, seed, self.scratchpad, bare)
+
     def problem(self, source: Source, index: int) -> Problem:
         """The puzzle of a document."""
         sizes = parse_sizes(self.sizes)

@@ -25,13 +25,13 @@ def test_accuracy_by_size_and_by_depth():
     rows += [row(i, 0.0, "2x2", 7, length=300, first=False, last=False) for i in range(5)]
     rows += [row(i, 1.0, "2x2", 7, length=300, control="zeroed", first=True, last=True) for i in range(5)]
     by_size, by_depth = tables(rows)
-    assert by_size.columns == ("length", "size", "accuracy", "first digit", "last digit")
+    assert by_size.columns == ("tokens", "size", "accuracy", "first digit", "last digit")
     assert by_size.lines == (
         (0, "2x2", Estimate(3 / 8, wilson(3, 8), 8), Estimate(1, wilson(8, 8), 8), Estimate(6 / 8, wilson(6, 8), 8)),
         (0, "10x1", *[Estimate(1, wilson(4, 4), 4)] * 3),
         (300, "2x2", *[Estimate(0, wilson(0, 5), 5)] * 3),
     )
-    assert by_depth.columns == ("length", "depth", "accuracy")
+    assert by_depth.columns == ("tokens", "depth", "accuracy")
     assert [line[:2] for line in by_depth.lines] == [(0, 7), (0, 23), (300, 7)]
     assert by_depth.lines[0][2] == Estimate(3 / 8, wilson(3, 8), 8)
 
@@ -60,7 +60,7 @@ def test_labels_by_layer():
     rows = [row(i, 1.0, "2x2", 10, layers=good, unsaid=0) for i in range(3)]
     rows += [row(3, 0.0, "2x2", 10, layers=bad, unsaid=2), row(4, 0.0, "2x2", 10, layers={}, unsaid=5)]
     *_, labels = tables(rows)
-    assert labels.columns == ("length", "layer", "nodes", "correct", "local", "propagation", "restoration", "stated")
+    assert labels.columns == ("tokens", "layer", "nodes", "correct", "local", "propagation", "restoration", "stated")
     assert [line[1:3] for line in labels.lines] == [("all", 18), ("1", 8), ("2", 7), ("10", 3)]
     every, first, second, last = labels.lines
     assert [entry.value for entry in every[3:7]] == pytest.approx([16 / 18, 1 / 18, 1 / 18, 0])
