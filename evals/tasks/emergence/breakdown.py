@@ -38,8 +38,8 @@ def tables(rows: Sequence[Row]) -> list[Breakdown]:
         return []
     note = (
         "Exact match and multiple choice are sharp, edits and likelihoods smooth in what a model can do; of edit "
-        "distance and Brier less is better. p of the answer is the rate of exact matches that its likelihood predicts. Nothing "
-        "finer than 1/n can be seen of a rate. Intervals: Wilson for rates, else bootstrap, 95%."
+        "distance and Brier less is better. p of the answer is the rate of exact matches that its likelihood "
+        "predicts. Nothing finer than 1/n can be seen of a rate. Intervals: Wilson for rates, else bootstrap, 95%."
     )
     heads = ("tokens", "size", "n", *(head for head, _ in METRICS.values()))
     return [Breakdown(rows[0].task, "Metrics by length and size", heads, tuple(lines), note)]
