@@ -62,7 +62,7 @@ def run(name: str, parameters: int, args: argparse.Namespace) -> list[Row]:
         background = model.encode("".join(iter_text(args.text)))
     source = Source(model.encode, model.decode, background, seed=args.seed, bare=True)
     folder = args.output / name
-    about = {"spec": name, "parameters": parameters}
+    about = {"spec": name, "parameters": parameters, "family": args.models.resolve().name}
     evals.run(model, args.tasks, source, lengths=args.lengths, n=args.n, folder=folder, controls=(), about=about)
     return evals.load_rows(folder / "rows.jsonl")
 

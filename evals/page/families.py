@@ -195,7 +195,7 @@ def _floor(metric: str, values: Mapping[int, Sequence[tuple[Row, float]]]) -> tu
         return (1 if metric in _UNITS else 100) / n, named
     lengths = [_number(_details(row).get("tokens")) for own in values.values() for row, _ in own]
     known = [length for length in lengths if length]
-    return (-math.log(n) * len(known) / sum(known), f"p^L = {named}") if known else None
+    return (-math.log(n) * len(known) / sum(known), f"p^L = 1/n, n = {n:,}") if known else None
 
 
 def _axis(metric: str, groups: Mapping[str, Sequence[Point]]) -> Axis:
