@@ -112,7 +112,7 @@ def test_metrics_that_are_no_shares_have_panels_in_their_own_units(tmp_path):
     assert [line[1].text for line in brier.lines] == ["1.695", "0.895"]
     assert "1/n = 5%, n = 20" in brier.svg
     assert [line[1].text for line in nats.lines] == ["-2.800", "-2.400"]
-    assert "p^L = 1/n = 5%, n = 20" in nats.svg
+    assert "p^L = 1/n, n = 20" in nats.svg
     assert nats.header == ("parameters", "nats a token")
 
 
