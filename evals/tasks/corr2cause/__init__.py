@@ -5,3 +5,7 @@ equivalence classes and what they entail; ``released.py`` the same with the publ
 is said of a class; ``solve.py`` a second solver, from the words, on networkx; ``files.py`` published files; ``task.py``
 the task; ``scoring.py`` and ``tables.py`` what answers are worth.
 """
+
+from evals.tasks.corr2cause.task import Corr2Cause
+
+__all__ = ["Corr2Cause"]
