@@ -66,6 +66,7 @@ def test_metrics_are_those_of_sets_and_of_scikit_learn(seed: int) -> None:
     of = {name: entry.n for name, entry in found.items() if entry is not None}
     assert (of["precision"], of["recall"], of["accuracy"]) == (named, positive, 40)
     from sklearn import metrics as theirs
+
     right = [one.expected == ("Yes",) for one in rows]
     guess = [said(one.answered) == "yes" for one in rows]
     precision, recall, f1, _ = theirs.precision_recall_fscore_support(right, guess, average="binary")
