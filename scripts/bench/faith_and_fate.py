@@ -4,7 +4,7 @@
 
 FOLDER holds data/multiplication.zip and data/dp.zip of github.com/nouhadziri/faith-and-fate, unpacked (its README names
 the password): multiplication/scratchpad/*.json and dp/scratchpad/*.jsonl. All of these are right, so a sound analyser
-labels all their nodes correct; the authors' own calls about 30% of them errors. The maximum sums of two numbers differ
+labels all their nodes correct. The maximum sums of two numbers differ
 by an empty line, which theirs have and ours have not.
 """
 
