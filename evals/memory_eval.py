@@ -107,8 +107,7 @@ def evaluate(
             return all(rows.get(_key(ask, digests)) is not None for index in batch for ask in plan[index])
 
         going = list(range(len(batches)))  # that are not known to be done, whichever process does them
-        for number in range(part[0], len(batches), part[1]):
-            batch = batches[number]
+        for number, batch in list(enumerate(batches))[part[0] :: part[1]]:
             if not done(batch):
                 cost = _answer_batch(model, items, batch, plan, digests, rows, shuffle_seed)
                 if log is not None:

@@ -71,23 +71,13 @@ def run(
         "bare": source.bare,
     }
     folder = Path(folder)
-    described = {
-        "model": model.name,
-        "fingerprint": model.fingerprint(),
-        # How often the memory was written behind a fact can be said only where all of a document is read.
-        "segment": None if isinstance(model, Truncated) else model.segment,
-        "chance": {task.name: task.chance for task in chosen},
-        **(about or {}),
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    told = False
+    untold = [_described(model, chosen, about)] if part[0] == 0 else []
 
     def note(done: Progress) -> None:
         """Describe the run when it has begun: its folder is its own by then, and a report of half a run has all."""
-        nonlocal told
-        if part[0] == 0 and not told:
-            _write(folder / "run.json", json.dumps(described, indent=2))
-            told = True
+        if untold:
+            _write(folder / "run.json", json.dumps(untold.pop(), indent=2))
         if progress is not None:
             progress(done)
 
@@ -104,6 +94,18 @@ def run(
         wait=wait,
         answered=answered,
     )
+
+
+def _described(model: Model[Any], tasks: Sequence[Task], about: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``run.json`` says."""
+    return {
+        "model": model.name,
+        "fingerprint": model.fingerprint(),
+        # How often the memory was written behind a fact can be said only where all of a document is read.
+        "segment": None if isinstance(model, Truncated) else model.segment,
+        "chance": {task.name: task.chance for task in tasks},
+        **(about or {}),
+    }
 
 
 def expand(tasks: Sequence[str | Task]) -> list[Task]:
