@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 from evals.scorers import assess, unconsented
@@ -106,12 +104,6 @@ def test_rows_of_other_tasks_are_refused(trusting):
         assessed(DOUBLE, "", "lax")
 
 
-needs_sandbox = pytest.mark.skipif(
-    importlib.util.find_spec("evals.sandbox") is None, reason="evals.sandbox is not there"
-)
-
-
-@needs_sandbox
 def test_our_solutions_pass_in_the_sandbox():
     for item in MADE:
         assert assessed(item, item.canonical_solution, "unsandboxed").detail["outcome"] == "passed"
@@ -120,7 +112,6 @@ def test_our_solutions_pass_in_the_sandbox():
     assert assessed(DECODE, cheat, "unsandboxed").score == 0
 
 
-@needs_sandbox
 def test_all_canonical_solutions_pass_in_the_sandbox():
     for item in benchmark():
         assert assessed(item, item.canonical_solution, "unsandboxed").detail["outcome"] == "passed", item.task_id

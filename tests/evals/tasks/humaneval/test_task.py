@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from itertools import pairwise
 
@@ -164,7 +163,6 @@ def test_a_row_is_scored_again_from_the_log_alone(file, tmp_path, trusting):
         assert {**row.detail, **again.detail} == row.detail
 
 
-@pytest.mark.skipif(importlib.util.find_spec("evals.sandbox") is None, reason="evals.sandbox is not there")
 def test_a_run_in_the_sandbox_says_what_isolated_it(file, tmp_path):
     task = HumanEval(file, samples=4, temperature=1.0, unsandboxed=True)
     run(Programmer(), [task], source(), lengths=[0, 700], n=3, folder=tmp_path, controls=[])
