@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evals.scorers import Assessed
 from evals.tasks.humaneval.specification import Unusable, setup
+
+if TYPE_CHECKING:
+    from evals.sandbox import Sandbox
 
 # Chen et al., sec. 3.2: where a completion leaves the function it is of.
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -19,14 +21,15 @@ _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 _WHY = 200  # characters
 
 
-def box(consent: bool) -> Any:
+def box(consent: bool) -> Sandbox:
     """What checks programs (``evals.sandbox.Sandbox``), one a process.
 
     Raises ValueError where nothing isolates them, without consent to that.
     """
-    sandbox = import_module("evals.sandbox")
+    from evals.sandbox import shared
+
     try:
-        return sandbox.shared(consent=consent)
+        return shared(consent=consent)
     except ValueError as error:
         raise ValueError(
             f"humaneval: {error}; consent is --unsandboxed here, or unsandboxed=true of the task, or the scorer "
