@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evals.page import write
+from tests.evals.page.chromium import Chromium, binary
 from tests.evals.page.made import HOSTILE, run
 
 
@@ -25,3 +26,18 @@ def folders(tmp_path_factory) -> list[Path]:
 def report(folders, tmp_path_factory) -> Path:
     """Their page."""
     return write(folders, tmp_path_factory.mktemp("page") / "report.html", "Two models <&>")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One for all tests of a module, which skip themselves where there is none."""
+    with Chromium(binary()) as one:
+        yield one
+
+
+@pytest.fixture(params=[(1280, False), (1280, True), (390, False), (390, True)], ids=str)
+def opened(request, browser, report):
+    """The page, wide and narrow, light and dark; a module may have a ``report`` of its own."""
+    width, dark = request.param
+    browser.open(report, width=width, dark=dark)
+    return browser

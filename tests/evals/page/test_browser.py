@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.evals.page.chromium import Chromium, binary
+from tests.evals.page.chromium import binary
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -39,19 +39,6 @@ CONTRAST = """(() => {
   }
   return found;
 })()"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium(binary()) as one:
-        yield one
-
-
-@pytest.fixture(params=[(1280, False), (1280, True), (390, False), (390, True)], ids=str)
-def opened(request, browser, report):
-    width, dark = request.param
-    browser.open(report, width=width, dark=dark)
-    return browser
 
 
 def test_quiet_and_alone(opened, report):

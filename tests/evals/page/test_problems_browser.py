@@ -7,7 +7,7 @@ import pytest
 from evals.breakdowns import BREAKDOWNS
 from evals.page import write
 from evals.rows import Row, RowLog
-from tests.evals.page.chromium import Chromium, binary
+from tests.evals.page.chromium import binary
 from tests.evals.page.family import member
 from tests.evals.page.made import HOSTILE
 from tests.evals.page.test_browser import CONTRAST
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(binary() is None, reason="no Chromium here: apt-
 
 
 @pytest.fixture(scope="module")
-def problems(tmp_path_factory):
-    """Four members of a family with tables of their task and one that writes code in long lines."""
+def report(tmp_path_factory):
+    """Not the usual page: four members of a family with tables of their task, and one that writes long code."""
     base = tmp_path_factory.mktemp("problems")
     BREAKDOWNS["sums"] = "tests.evals.page.tables:tables"
     runs = [
@@ -32,24 +32,11 @@ def problems(tmp_path_factory):
     del BREAKDOWNS["sums"]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium(binary()) as one:
-        yield one
-
-
-@pytest.fixture(params=[(1280, False), (1280, True), (390, False), (390, True)], ids=str)
-def opened(request, browser, problems):
-    width, dark = request.param
-    browser.open(problems, width=width, dark=dark)
-    return browser
-
-
-def test_quiet_alone_inside_and_legible(opened, problems):
+def test_quiet_alone_inside_and_legible(opened, report):
     for event in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
         assert opened.named(event) == []
     asked = [event["request"]["url"] for event in opened.named("Network.requestWillBeSent")]
-    assert asked == [problems.resolve().as_uri()]
+    assert asked == [report.resolve().as_uri()]
     found = opened.evaluate(CONTRAST)  # opens all that is folded
     assert len(found) > 1000
     assert [text for text in found if text[0] < 4.5] == []
