@@ -1,9 +1,12 @@
-"""Images for models that read with a memory.
+"""Images for models with a memory: LLaVA and LLaMA-Adapter. Knows nothing of evaluations."""
 
-Planned for this package: image encoders, a projector into the backbone's embedding space, LLaMA-Adapter
-(arXiv 2303.16199), LLaVA (arXiv 2304.08485), splicing of image features into token sequences, and the
-processing of pixels and prompts. It holds nothing yet.
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-It may use `rmt` and `efficiency`. It does not know how models are evaluated (`evals`) nor the command line
-(`rmt.cli`).
-"""
+from multimodal.config import LlavaRMTConfig
+from multimodal.llava import LlavaRMT
+
+AutoConfig.register(LlavaRMTConfig.model_type, LlavaRMTConfig)
+AutoModelForCausalLM.register(LlavaRMTConfig, LlavaRMT)
+AutoModelForImageTextToText.register(LlavaRMTConfig, LlavaRMT)
+
+__all__ = ["LlavaRMT", "LlavaRMTConfig"]

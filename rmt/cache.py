@@ -47,6 +47,8 @@ class Decoder(Protocol):
 
     def memory_after(self, state: State, before: Memory | None, segments: list[Segment]) -> Memory: ...
 
+    def filled(self, ids: Tensor, mask: Tensor) -> tuple[list[Segment], Segment]: ...
+
 
 @dataclass(frozen=True)
 class RMTCache:
@@ -198,23 +200,27 @@ def reopen(model: Decoder, ids: Tensor, mask: Tensor, cache: RMTCache, place: Pl
     held, held_mask = torch.cat([cache.ids, ids], dim=1), torch.cat([cache.mask, mask], dim=1)
     nowhere = place.columns.new_full(cache.ids.shape, -1)
     place = replace(place, columns=torch.cat([nowhere, place.columns], dim=1))
-    size = model.config.segment_size
-    # Segments that each row closes: all but its last, which stays open even when it is full.
-    done = (held_mask.sum(dim=1) - 1).clamp(min=0) // size
+    full, rest = model.filled(held, held_mask)
     state: State = dict(cache.memory.tensors)
-    full: list[Segment] = []
     kept: list[Tensor] = []
-    for number in range(int(done.max())):
-        start = torch.where(done > number, number * size, held.shape[1])
-        full.append(part_of(held, held_mask, start, size))
-        state, logits = close(model, full[-1], state, place)
+    for segment in full:
+        state, logits = close(model, segment, state, place)
         kept.append(logits)
     memory = model.memory_after(state, cache.memory, full)
-    rest = part_of(held, held_mask, done * size, size)
     hidden, keys, keys_mask = prefill(model, rest, state)
     kept.append(model.lm_logits(hidden[rest.gather(place.columns, fill=-1) >= 0]))
     after = replace(cache, memory=memory, ids=rest.ids, mask=rest.mask, keys=keys, keys_mask=keys_mask)
     return put_back([*full, rest], kept, place), after
+
+
+def filled(ids: Tensor, mask: Tensor, size: int) -> tuple[list[Segment], Segment]:
+    """Tokens of open segments and those behind them: the segments that each row closes, and what stays open.
+
+    All but a row's last segment are closed; that one stays open even when it is full.
+    """
+    done = (mask.sum(dim=1) - 1).clamp(min=0) // size
+    starts = (torch.where(done > number, number * size, ids.shape[1]) for number in range(int(done.max())))
+    return [part_of(ids, mask, start, size) for start in starts], part_of(ids, mask, done * size, size)
 
 
 def close(model: Decoder, segment: Segment, state: State, place: Placement | None = None) -> tuple[State, Tensor]:

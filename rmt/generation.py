@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,14 @@ from rmt.backbone import CACHE
 from rmt.cache import RMTCache, advance
 from rmt.errors import InputError
 from rmt.memory import Memory
+
+
+@runtime_checkable
+class Forkable(Protocol):
+    """What belongs to the rows of a batch, such as a memory."""
+
+    def fork(self, copies: int = 1, /) -> Any:
+        """The same for ``copies`` of every row, those of one row side by side."""
 
 
 class RMTGenerationMixin(GenerationMixin):
@@ -109,7 +117,7 @@ class RMTGenerationMixin(GenerationMixin):
         def expand(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.repeat_interleave(expand_size, dim=0)
-            if isinstance(value, Memory):
+            if isinstance(value, Forkable):
                 return value.fork(expand_size)
             if isinstance(value, RMTCache):
                 rows = torch.arange(value.ids.shape[0], device=value.ids.device)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from rmt.backbone import CACHE
-from rmt.cache import RMTCache, advance
+from rmt.cache import RMTCache, advance, filled
 from rmt.cells.tokens import CellOutput
 from rmt.config import RMTConfig
 from rmt.errors import InputError
@@ -181,6 +181,10 @@ class RMTForCausalLM(RMTPreTrainedModel, RMTGenerationMixin):
             loss = loss + self.config.gate_penalty * read.penalty / len(segments)
         out = RMTCausalLMOutput(loss=self.reached(loss), logits=logits, memory=after)
         return out if return_dict is not False else out.to_tuple()
+
+    def filled(self, ids: Tensor, mask: Tensor) -> tuple[list[Segment], Segment]:
+        """How tokens of open segments, and those behind them, are cut; see :func:`rmt.cache.filled`."""
+        return filled(ids, mask, self.config.segment_size)
 
     def _read_on(
         self,

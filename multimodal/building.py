@@ -1,0 +1,66 @@
+"""LLaVA models from names, folders, models and configurations, and the parts of them that images pass through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
+
+from multimodal.config import LlavaRMTConfig
+from rmt.errors import InputError
+from rmt.models.building import load
+
+
+def llava_model(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | None) -> LlavaForConditionalGeneration:
+    """The LLaVA model behind a name or a folder, or the one given.
+
+    Raises:
+        InputError: a model of another kind.
+    """
+    if isinstance(backbone, str):
+        from transformers import AutoConfig
+
+        kind = load(AutoConfig.from_pretrained, backbone).model_type
+        if kind != "llava":
+            raise InputError(f"{backbone}: expected a LLaVA model, got model_type {kind!r}; name another")
+        model: LlavaForConditionalGeneration = load(
+            LlavaForConditionalGeneration.from_pretrained, backbone, **(kwargs or {})
+        )
+        return model
+    if not isinstance(backbone, LlavaForConditionalGeneration):
+        raise InputError(
+            f"expected a LlavaForConditionalGeneration, got {type(backbone).__name__}; load it with "
+            "AutoModelForImageTextToText"
+        )
+    return backbone
+
+
+def new_llava(config: LlavaRMTConfig) -> LlavaForConditionalGeneration:
+    """A LLaVA model of the configured shape, with fresh weights."""
+    if config.llava_config is None:
+        raise InputError("LlavaRMTConfig: expected llava_config, got None; build the model with from_backbone(...)")
+    model = LlavaForConditionalGeneration._from_config(config.llava_config)
+    put_projector(model, config)
+    return model
+
+
+def put_projector(model: LlavaForConditionalGeneration, config: LlavaRMTConfig) -> None:
+    """Give a LLaVA model the configured projector; LLaVA-1.5's own stays."""
+
+
+def vision_features(
+    model: LlavaForConditionalGeneration, pixel_values: Float[Tensor, "images channels height width"]
+) -> Float[Tensor, "images patches vision"]:
+    """Features of patches, of the layers and positions that the model's configuration names."""
+    inner, config = model.model, model.config
+    tower: Any = inner.vision_tower
+    grad = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+    with torch.set_grad_enabled(grad):
+        states = tower(pixel_values.to(tower.dtype), output_hidden_states=True).hidden_states
+    chosen = config.vision_feature_layer
+    first = int(config.vision_feature_select_strategy == "default")
+    layers = [chosen] if isinstance(chosen, int) else chosen
+    return torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
