@@ -8,7 +8,7 @@ training with checkpoints neither pixels' activations nor features of the whole 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -54,7 +54,7 @@ class LlavaRMT(RMTForCausalLM):
     config_class = LlavaRMTConfig
     config: LlavaRMTConfig
     backbone: LlavaForConditionalGeneration
-    input_modalities: ClassVar[list[str]] = ["image", "text"]
+    input_modalities = ["image", "text"]  # noqa: RUF012
     main_input_name = "input_ids"
     # Of a view alone, which lives as long as one call: what must not be cut.
     glue: Tensor | None = None
