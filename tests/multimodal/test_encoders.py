@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, SiglipConfig, SiglipModel, SiglipTextConfig
+from transformers import AutoModel
 
 from multimodal import encoders
 from multimodal.encoders import freeze, global_features, load_tower, patch_features, patches_of, thaw, trains
 from rmt.errors import InputError
-from tests.multimodal.towers import images, llava, tower, vision_config
+from tests.multimodal.towers import images, llava, tower, vision_config, whole
 
 
 def into_projector(model, pixels):
@@ -157,16 +157,6 @@ def test_bad_input_is_one_clear_error(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-def whole(kind):
-    """A whole CLIP or SigLIP model around a tiny tower."""
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**sizes, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    vision = vision_config(kind).to_dict()
-    if kind == "clip":
-        return CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**text).to_dict(), vision_config=vision))
-    return SiglipModel(SiglipConfig(text_config=SiglipTextConfig(**text).to_dict(), vision_config=vision))
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
