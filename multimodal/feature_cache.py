@@ -82,6 +82,12 @@ class FeatureCache:
         """Images whose features are in memory now."""
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Let go of all features in memory; files stay, and so do the counts."""
+        with self._lock:
+            self._kept.clear()
+            self._used = 0
+
     def features(
         self, tower: nn.Module, pixel_values: Tensor, layer: Layer = -2, strategy: str = "default"
     ) -> Float[Tensor, "images patches hidden"]:

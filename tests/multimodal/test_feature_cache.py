@@ -99,6 +99,9 @@ def test_least_recently_used_goes_first(counted):
     small = FeatureCache(ONE - 1)
     assert torch.equal(small.features(counted.net, pixels), patch_features(counted.net, pixels, batch=1))
     assert (len(small), small.used_bytes) == (0, 0)
+    cache.clear()
+    assert (len(cache), cache.used_bytes) == (0, 0)
+    assert ask(0) == 1
 
 
 def test_nothing_stale_is_found(counted):
