@@ -41,14 +41,14 @@ def build(config: Any) -> nn.Module:
     Args:
         config: has ``projector``, a name of KINDS; ``llava_config``; and where the kind asks for them
             ``projector_pool``, patches a side of what is made one, ``projector_pad``, whether the last square of a
-            row may have fewer, and ``projector_queries``.
+            row may have fewer, and ``projector_queries``. What is None or missing is as in :func:`new_projector`.
 
     Raises:
         InputError: an unknown kind, or a pool or queries that do not fit the tower.
     """
-    pool, queries = getattr(config, "projector_pool", 2), getattr(config, "projector_queries", 64)
-    pad = getattr(config, "projector_pad", False)
-    return new_projector(config.projector, config.llava_config, pool=pool, queries=queries, pad=pad)
+    said = {name: getattr(config, f"projector_{name}", None) for name in ("pool", "queries", "pad")}
+    given = {name: value for name, value in said.items() if value is not None}
+    return new_projector(config.projector, config.llava_config, **given)
 
 
 def new_projector(
