@@ -193,8 +193,9 @@ def global_features(
 ) -> Float[Tensor, "images scales_hidden"]:
     """What a tower sees in each image as a whole, at several depths, side by side.
 
-    The input of LLaMA-Adapter's projection, Concat({I_m}) of arXiv 2303.16199, section 3.4. A depth's feature is its
-    class token, or the mean over patches in a family that has none. As the layers give them, without a last norm.
+    The input of LLaMA-Adapter's projection, Concat({I_m}) of arXiv 2303.16199 (multi-modal reasoning). A depth's
+    feature is its class token, or the mean over patches in a family that has none. As the layers give them, without a
+    last norm.
 
     Args:
         tower, pixel_values, batch: see :func:`patch_features`; the tower's family must be in SUPPORTED.

@@ -4,7 +4,7 @@
 kind                    what it is                                                   embeddings of an image
 ======================  ===========================================================  ======================
 ``linear``              one linear layer: LLaVA (arXiv 2304.08485, equation 1)       one a patch
-``mlp``                 two layers and a GELU: LLaVA-1.5 (arXiv 2310.03744, 3.3);    one a patch
+``mlp``                 two layers and a GELU: LLaVA-1.5 (arXiv 2310.03744);         one a patch
                         transformers' own module
 ``pooled``              means over squares of k x k patches, then the two layers     a k²-th of the patches
 ``resampler``           learned queries that attend to the patches: the Perceiver    as many as queries
@@ -187,7 +187,7 @@ class Resampler(nn.Module):
         self.output = nn.Linear(width, _hidden(config), bias=config.multimodal_projector_bias)
 
     def reset_parameters(self, std: float = 0.02, init: Any = nn.init) -> None:
-        """See :func:`initialise`. Queries start small, as the Perceiver's (arXiv 2103.03206, appendix)."""
+        """See :func:`initialise`. Queries start small, as the Perceiver's (arXiv 2103.03206)."""
         init.normal_(self.queries.weight, mean=0.0, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
