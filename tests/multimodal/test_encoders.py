@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, SiglipConfig, SiglipModel, SiglipTextConfig
+from transformers import AutoModel
 
+from efficiency.footprint import Live
 from multimodal import encoders
 from multimodal.encoders import freeze, global_features, load_tower, patch_features, patches_of, thaw, trains
 from rmt.errors import InputError
-from tests.multimodal.towers import images, llava, tower, vision_config
+from tests.multimodal.towers import images, llava, tower, vision_config, whole
 
 
 def into_projector(model, pixels):
@@ -90,6 +91,21 @@ def test_images_are_seen_a_part_at_a_time():
     assert seen[3:] == [7, 3, 3, 1]
 
 
+@pytest.mark.parametrize("function", [patch_features, lambda net, x, **k: global_features(net, x, [1, 2], **k)])
+def test_space_beside_the_result_does_not_grow(function):
+    net, beside = freeze(tower()), {}
+    function(net, images(2), batch=2)  # installs transformers' hooks
+    for count in (8, 16):
+        pixels = images(count)
+        with Live(always=True) as storages:
+            result = function(net, pixels, batch=2)
+        beside[count] = storages.peak - result.nbytes
+    assert beside[16] == beside[8]
+    with Live(always=True) as storages:
+        whole_at_once = function(net, pixels, batch=None)
+    assert storages.peak - whole_at_once.nbytes > 2 * beside[16]  # the measure sees what a part takes
+
+
 def test_an_image_does_not_see_its_neighbours():
     net, pixels = freeze(tower()), images(4)
     other = torch.cat([pixels[:2], images(2)])
@@ -157,16 +173,6 @@ def test_bad_input_is_one_clear_error(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-def whole(kind):
-    """A whole CLIP or SigLIP model around a tiny tower."""
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**sizes, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    vision = vision_config(kind).to_dict()
-    if kind == "clip":
-        return CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**text).to_dict(), vision_config=vision))
-    return SiglipModel(SiglipConfig(text_config=SiglipTextConfig(**text).to_dict(), vision_config=vision))
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

@@ -66,6 +66,8 @@ def test_many_images_at_once(counted):
     assert torch.equal(both[:2], first)
     assert torch.allclose(both, patch_features(counted.net, pixels), atol=1e-5)
     assert torch.equal(both[2:5], patch_features(counted.net, pixels[2:5]))
+    # What is kept of a part is its own bytes, not a view of all of it.
+    assert all(kept.untyped_storage().nbytes() == kept.nbytes == ONE for kept in cache._kept.values())
 
 
 def test_global_features_are_kept_apart(counted):
@@ -99,6 +101,9 @@ def test_least_recently_used_goes_first(counted):
     small = FeatureCache(ONE - 1)
     assert torch.equal(small.features(counted.net, pixels), patch_features(counted.net, pixels, batch=1))
     assert (len(small), small.used_bytes) == (0, 0)
+    cache.clear()
+    assert (len(cache), cache.used_bytes) == (0, 0)
+    assert ask(0) == 1
 
 
 def test_nothing_stale_is_found(counted):

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
     CLIPVisionConfig,
     Dinov2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaModel,
     PreTrainedConfig,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
     SiglipVisionConfig,
 )
 
@@ -57,6 +63,16 @@ def llava_config(kind: str = "clip", **changes: Any) -> LlavaConfig:
 def llava(kind: str = "clip", **changes: Any) -> LlavaModel:
     """transformers' own, without a language head."""
     return LlavaModel(llava_config(kind, **changes)).eval()
+
+
+def whole(kind: str) -> Any:
+    """A whole CLIP or SigLIP model around a tiny tower."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    vision = vision_config(kind).to_dict()
+    if kind == "clip":
+        return CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**text).to_dict(), vision_config=vision))
+    return SiglipModel(SiglipConfig(text_config=SiglipTextConfig(**text).to_dict(), vision_config=vision))
 
 
 def images(count: int = 3, size: int = 12, channels: int = 3) -> Tensor:
