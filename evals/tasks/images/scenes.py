@@ -98,7 +98,9 @@ class ScenePicture:
     @property
     def caption(self) -> str:
         """Such as "one red circle and two blue squares.", in the order of the places."""
-        if self.things and self.things[0].shape == "text":
+        if not self.things:
+            return "an empty scene."
+        if self.things[0].shape == "text":
             return f"the text {self.things[0].text} in {NAMES[self.things[0].colour]}."
         parts = [
             f"{DIGITS[n]} {NAMES[colour]} {_plural(shape, n)}"

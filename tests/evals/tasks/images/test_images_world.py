@@ -108,6 +108,7 @@ def test_counts_in_captions_and_questions() -> None:
         "what shape was at the top?": "cross",
         "what shape was at the bottom right?": "star",
     }
+    assert scenes.ScenePicture(()).caption == "an empty scene."
     text = scenes.ScenePicture((scenes.Thing("text", 2, 4, "K7"),))
     assert text.caption == "the text K7 in blue."
     assert text.questions() == (("what text was there?", "k7"), ("what color was the text?", "blue"))
