@@ -22,6 +22,8 @@ RATES = {1: 1e-3, 2: 2e-5}
 LINEAR_RATE = 2e-3
 # What PEFT trains whole beside adapters, and where adapters go: nowhere in the vision tower or the projector.
 WHOLE = ("cell", "multi_modal_projector")
+# What a model over a base takes from there.
+_OF_BASE = ("llava_config", "backbone_config", "model_type", "transformers_version", "architectures", "dtype")
 _LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|gate_up_proj|qkv_proj"
 TARGETS = rf".*language_model.*\.({_LAYERS})"
 # Kept out of 4 bits: the projector learns, and what it learns is made for the features of this tower, bit for bit;
@@ -124,6 +126,51 @@ def with_lora(model: Any, *, r: int, lora_alpha: int = 32, lora_dropout: float =
         modules_to_save=list(WHOLE),
     )
     return get_peft_model(model, config)
+
+
+def base_of(folder: str, **fields: Any) -> Any:
+    """The :class:`multimodal.LlavaRMT` that adapters in a folder were trained over, without them.
+
+    Args:
+        folder: holds PEFT's files, which name the base, and a configuration with its memory.
+        fields: of :class:`multimodal.LlavaRMTConfig`, in place of those there.
+
+    Raises:
+        InputError: no such folder, or no such base.
+    """
+    from functools import partial
+
+    import torch
+    from peft import PeftConfig
+    from transformers import AutoConfig
+
+    from multimodal import LlavaRMT, LlavaRMTConfig
+    from rmt.models.building import load
+
+    base = str(load(PeftConfig.from_pretrained, folder).base_model_name_or_path or "")
+    config = load(LlavaRMTConfig.from_pretrained, folder)
+    if not base:
+        raise InputError(f"{folder}: expected adapters that name their base, got none; save them from a loaded model")
+    if load(AutoConfig.from_pretrained, base).model_type == LlavaRMTConfig.model_type:
+        return load(partial(LlavaRMT.from_pretrained, dtype=torch.float32), base, **fields)
+    own = {name: value for name, value in config.to_diff_dict().items() if name not in _OF_BASE}
+    return LlavaRMT.from_backbone(base, backbone_kwargs={"dtype": torch.float32}, **(own | fields))
+
+
+def adapted(folder: str) -> Any:
+    """The :class:`multimodal.LlavaRMT` of a folder of adapters, in float32 and eval mode, with them merged.
+
+    Raises:
+        InputError: no such folder, or no such base.
+    """
+    from functools import partial
+
+    from peft import PeftModel
+
+    from rmt.models.building import load
+
+    both = load(partial(PeftModel.from_pretrained, base_of(folder)), folder)
+    return both.merge_and_unload().eval()
 
 
 def quantise(model: Any, *, bf16: bool = True) -> Any:
