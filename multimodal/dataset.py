@@ -1,0 +1,111 @@
+"""Conversations from files as numbered batches, so that a run that was killed goes on with the batch that comes next.
+
+Samples are parsed once and kept as text; images are opened when their batch is made. No sample is cut or dropped: one
+that is longer than a segment is read over several. Knows nothing of models, or of how they are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from multimodal.chat import ChatEncoder, collate
+from multimodal.documents.llava_json import Sample, Skipped, read_samples
+from rmt.errors import InputError
+
+Pixels = Callable[[list[Image.Image]], Float[Tensor, "images channels height width"]]
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Batches of conversations, by number; each epoch has an order of its own, and its last batch may be smaller.
+
+    Attributes:
+        samples: at least one.
+        encoder: to token ids with labels.
+        pixels: PIL images to pixel values.
+        batch_size: conversations a batch.
+        pad_token_id: what stands behind shorter rows.
+        seed: with the number, all the randomness there is.
+    """
+
+    samples: tuple[Sample, ...]
+    encoder: ChatEncoder
+    pixels: Pixels
+    batch_size: int = 8
+    pad_token_id: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise InputError("samples: expected at least one conversation, got none; name another file")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size: expected at least 1, got {self.batch_size}; change it")
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        tokenizer: Any,
+        *,
+        tokens_per_image: int,
+        pixels: Pixels,
+        images: str | Path | None = None,
+        batch_size: int = 8,
+        seed: int = 0,
+        skip: Skipped | None = None,
+    ) -> Conversations:
+        """From a file in LLaVA's format or of messages (:func:`multimodal.documents.llava_json.read_samples`).
+
+        Args:
+            path, images: the file, and the folder that its names of images start from; None for the file's own.
+            tokenizer: with an image token; its chat template is used, LLaVA-1.5's where it has none.
+            tokens_per_image: image tokens of an image.
+            pixels, batch_size, seed: as of this class.
+            skip: None: a bad sample is an error. Else bad ones are counted in it and left out.
+
+        Raises:
+            InputError: a bad sample, broken JSON, no sample at all, or a tokenizer without an image token.
+        """
+        found = tuple(read_samples(path, images=images, skip=skip))
+        if not found:
+            why = f"; the first: {skip.reasons[0]}" if skip is not None and skip.reasons else ""
+            raise InputError(f"{path}: expected at least one conversation, got none{why}; name another file")
+        padding = getattr(tokenizer, "pad_token_id", None)
+        return cls(
+            found,
+            ChatEncoder(tokenizer, tokens_per_image),
+            pixels,
+            batch_size,
+            0 if padding is None else int(padding),
+            seed,
+        )
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.samples) // self.batch_size)
+
+    def batch(self, number: int) -> dict[str, Any]:
+        """Batch ``number`` of all epochs, one after the other.
+
+        Returns:
+            input_ids, attention_mask, labels (batch, longest), int64, and where there are images pixel_values (images,
+            channels, height, width), of all rows one after the other.
+
+        Raises:
+            InputError: an image that cannot be read; with file and index.
+        """
+        epoch, place = divmod(number, len(self))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        encoded = [self.encoder(self.samples[n]) for n in chosen]
+        made: dict[str, Any] = collate(encoded, pad_token_id=self.pad_token_id, pixels=self.pixels)
+        del made["image_counts"]  # image tokens tell it
+        return made
