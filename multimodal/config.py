@@ -71,6 +71,12 @@ class LlavaRMTConfig(RMTConfig):
         cuts = llava.vision_feature_select_strategy == "default"
         require(TOWERS[tower] == 1 or not cuts, "vision_feature_select_strategy='full' without [CLS]", "default")
         side, patch = llava.vision_config.image_size, llava.vision_config.patch_size
+        plain = isinstance(side, int) and isinstance(patch, int) and patch > 0
+        require(plain, "one image_size and one patch_size, both whole numbers", (side, patch))
+        chosen, depth = llava.vision_feature_layer, llava.vision_config.num_hidden_layers
+        layers = [chosen] if isinstance(chosen, int) else list(chosen or [])
+        there = bool(layers) and all(-depth - 1 <= layer <= depth for layer in layers)
+        require(there, f"vision_feature_layer from {-depth - 1} to {depth}", chosen)
         require(side % patch == 0, f"image_size in whole patches of {patch}", side)
         if self.projector == "pooled":
             grid = side // patch
@@ -88,6 +94,13 @@ class LlavaRMTConfig(RMTConfig):
         llava = self.llava_config
         grid = (llava.vision_config.image_size // llava.vision_config.patch_size) ** 2
         return int(grid + TOWERS[llava.vision_config.model_type] - (llava.vision_feature_select_strategy == "default"))
+
+    @property
+    def vision_width(self) -> int:
+        """Numbers of a position before the projector: those of all layers that are taken."""
+        llava = self.llava_config
+        chosen = llava.vision_feature_layer
+        return int(llava.vision_config.hidden_size * (1 if isinstance(chosen, int) else len(chosen)))
 
     @property
     def tokens_per_image(self) -> int:
