@@ -114,6 +114,14 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
             built.generation_config = model.generation_config
         return built.train(model.training)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As of any transformers model; loading gives a vision tower new parameters, which are frozen again."""
+        made = super().from_pretrained(*args, **kwargs)
+        model: LlavaRMT = made[0] if isinstance(made, tuple) else made
+        model.vision(model.config.freeze_vision)
+        return made
+
     @property
     def core(self) -> nn.Module:
         """The language model from word embeddings to last hidden states."""
@@ -165,14 +173,14 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
         input_ids: Int[Tensor, "batch seq"],
         pixel_values: Shaped[Tensor, images * pixels] | None = None,
         attention_mask: Shaped[Tensor, "batch columns"] | None = None,
-        labels: Int[Tensor, "rows columns"] | None = None,
+        labels: Int[Tensor, "rows targets"] | None = None,
         memory: Memory | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] | None = None,
         vision_features: Shaped[Tensor, images * features] | None = None,
-        glue: Int[Tensor, "rows columns"] | None = None,
+        glue: Int[Tensor, "batch glued"] | None = None,
         question_ids: Int[Tensor, "batch questions width"] | None = None,
-        question_mask: Shaped[Tensor, "batch questions width"] | None = None,
-        question_targets: Int[Tensor, "batch questions width"] | None = None,
+        question_mask: Shaped[Tensor, "batch questions masked"] | None = None,
+        question_targets: Int[Tensor, "batch questions targets"] | None = None,
         question_pixel_values: Shaped[Tensor, images * pixels] | None = None,
         salient: Shaped[Tensor, "batch seq *memory"] | None = None,
         memory_targets: Int[Tensor, "batch memory"] | None = None,
