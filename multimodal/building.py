@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
@@ -56,9 +56,14 @@ def put_projector(model: LlavaForConditionalGeneration, config: LlavaRMTConfig) 
 
 
 def vision_features(
-    model: LlavaForConditionalGeneration, pixel_values: Float[Tensor, "images channels height width"]
+    model: LlavaForConditionalGeneration, pixel_values: Shaped[Tensor, "images ..."]
 ) -> Float[Tensor, "images patches vision"]:
-    """Features of patches, of the layers and positions that the model's configuration names."""
+    """Features of patches, of the layers and positions that the model's configuration names.
+
+    Raises:
+        InputError: pixels of another form than the vision tower reads.
+    """
+    refuse_pixels(model.config, pixel_values)
     config = model.config
     return patch_features(
         model.model.vision_tower,
@@ -66,3 +71,31 @@ def vision_features(
         config.vision_feature_layer,
         config.vision_feature_select_strategy,
     )
+
+
+def refuse_pixels(config: Any, pixel_values: Shaped[Tensor, ...], name: str = "pixel_values") -> None:
+    """Refuse what the vision tower of a LLaVA configuration cannot read.
+
+    Raises:
+        InputError: saying what it reads.
+    """
+    vision = config.vision_config
+    expected = (getattr(vision, "num_channels", 3), vision.image_size, vision.image_size)
+    if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != expected or not pixel_values.is_floating_point():
+        raise InputError(
+            f"{name}: expected floats of shape (images, {', '.join(map(str, expected))}), got "
+            f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}; take the model's own image processor"
+        )
+
+
+def refuse_features(features: Shaped[Tensor, ...], patches: int, width: int) -> None:
+    """Refuse what cannot be features of patches.
+
+    Raises:
+        InputError: saying what is expected.
+    """
+    if features.dim() != 3 or tuple(features.shape[1:]) != (patches, width) or not features.is_floating_point():
+        raise InputError(
+            f"vision_features: expected floats of shape (images, {patches}, {width}), got {features.dtype} of shape "
+            f"{tuple(features.shape)}; make them with model.vision_features(pixel_values)"
+        )

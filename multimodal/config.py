@@ -68,6 +68,10 @@ class LlavaRMTConfig(RMTConfig):
         require(leading == 1 or not cuts, "vision_feature_select_strategy='full' where there is no [CLS]", "default")
         grid = self.projector != "pooled" or leading == cuts
         require(grid, "vision_feature_select_strategy='default' with projector='pooled', which wants a grid", "full")
+        chosen, depth = llava.vision_feature_layer, llava.vision_config.num_hidden_layers
+        layers = [chosen] if isinstance(chosen, int) else list(chosen or [])
+        there = bool(layers) and all(-depth - 1 <= layer <= depth for layer in layers)
+        require(there, f"vision_feature_layer from {-depth - 1} to {depth}", chosen)
         self.tokens_per_image  # noqa: B018 - refuses a pool that does not fit
 
     @property
@@ -79,6 +83,13 @@ class LlavaRMTConfig(RMTConfig):
     def patches(self) -> int:
         """Positions of an image before the projector."""
         return patches_of(self.llava_config.vision_config, self.llava_config.vision_feature_select_strategy)
+
+    @property
+    def vision_width(self) -> int:
+        """Numbers of a position before the projector: those of all layers that are taken."""
+        llava = self.llava_config
+        chosen = llava.vision_feature_layer
+        return int(llava.vision_config.hidden_size * (1 if isinstance(chosen, int) else len(chosen)))
 
     @property
     def tokens_per_image(self) -> int:

@@ -10,20 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from multimodal import splice
-from multimodal.building import llava_model, new_llava, put_projector, vision_features
+from multimodal.building import (
+    llava_model,
+    new_llava,
+    put_projector,
+    refuse_features,
+    refuse_pixels,
+    vision_features,
+)
 from multimodal.config import LlavaRMTConfig
+from multimodal.decoding import ImageGenerationMixin
 from multimodal.pictures import PictureCache, Pictures
 from multimodal.spliced import Lookup, SplicedEmbedding, concatenated, table
 from rmt.backbone import CACHE, check_segment_size
 from rmt.cache import RMTCache
 from rmt.errors import InputError
 from rmt.layers import put, shallow
+from rmt.memory import Memory
 from rmt.models.building import decoder_config, word_spread
 from rmt.models.causal_lm import IGNORE, RMTForCausalLM
 from rmt.models.outputs import RMTCausalLMOutput
@@ -42,10 +51,10 @@ class Given:
 
     ids: Int[Tensor, "batch seq"]
     lookup: Lookup
-    glue: Int[Tensor, "batch seq"] | None = None
+    glue: Int[Tensor, "batch columns"] | None = None
 
 
-class LlavaRMT(RMTForCausalLM):
+class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
     """LLaVA (arXiv 2304.08485, 2310.03744) whose language model reads segment by segment with a memory (2304.11062).
 
     Without memory tokens and in one segment it is transformers' ``LlavaForConditionalGeneration``.
@@ -105,13 +114,22 @@ class LlavaRMT(RMTForCausalLM):
             built.generation_config = model.generation_config
         return built.train(model.training)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As of any transformers model; loading gives a vision tower new parameters, which are frozen again."""
+        made = super().from_pretrained(*args, **kwargs)
+        model: LlavaRMT = made[0] if isinstance(made, tuple) else made
+        model.vision(model.config.freeze_vision)
+        return made
+
     @property
     def core(self) -> nn.Module:
         """The language model from word embeddings to last hidden states."""
         return self.backbone.model.language_model
 
     def vision(self, frozen: bool) -> None:
-        """Freeze or thaw the vision tower."""
+        """Freeze or thaw the vision tower, and remember it in the configuration."""
+        self.config.freeze_vision = frozen
         self.backbone.model.vision_tower.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> LlavaRMT:
@@ -122,83 +140,113 @@ class LlavaRMT(RMTForCausalLM):
             tower.eval()
         return self
 
-    def vision_features(
-        self, pixel_values: Float[Tensor, "images channels height width"]
-    ) -> Float[Tensor, "images patches vision"]:
+    def vision_features(self, pixel_values: Shaped[Tensor, "images ..."]) -> Float[Tensor, "images patches vision"]:
         """What the projector is given: features of patches; what is worth keeping of a frozen tower."""
         return vision_features(self.backbone, pixel_values)
 
     def project(self, features: Float[Tensor, "images patches vision"]) -> Float[Tensor, "images tokens hidden"]:
         """Tokens of the language model from features of patches."""
         projector = self.backbone.model.multi_modal_projector
-        tokens: Tensor = projector(features.to(next(projector.parameters()).dtype))
+        # Of 4-bit or 8-bit weights the biases tell in what dtype they compute.
+        exact = next((p.dtype for p in projector.parameters() if p.is_floating_point()), features.dtype)
+        tokens: Tensor = projector(features.to(exact))
         return tokens
 
-    def encode(
-        self, pixel_values: Float[Tensor, "images channels height width"]
-    ) -> Float[Tensor, "images tokens hidden"]:
+    def reached(self, loss: Tensor | None) -> Tensor | None:
+        """See :meth:`rmt.RMTPreTrainedModel.reached`; a batch without images has no gradient for what reads images.
+
+        Nor have the layers of a vision tower behind the one whose features are taken.
+        """
+        before, loss = loss, super().reached(loss)
+        if loss is None or loss is before:
+            return loss
+        inner = self.backbone.model
+        readers = [*inner.multi_modal_projector.parameters(), *inner.vision_tower.parameters()]
+        return loss + sum(p.sum() * 0.0 for p in readers if p.requires_grad)
+
+    def encode(self, pixel_values: Shaped[Tensor, "images ..."]) -> Float[Tensor, "images tokens hidden"]:
         """Images as the language model sees them."""
         return self.project(self.vision_features(pixel_values))
 
     def forward(  # type: ignore[override]
         self,
         input_ids: Int[Tensor, "batch seq"],
-        pixel_values: Shaped[Tensor, "images channels height width"] | None = None,
-        vision_features: Float[Tensor, "images patches vision"] | None = None,
+        pixel_values: Shaped[Tensor, "images ..."] | None = None,
         attention_mask: Shaped[Tensor, "batch columns"] | None = None,
-        labels: Int[Tensor, "batch seq"] | None = None,
-        glue: Int[Tensor, "batch seq"] | None = None,
-        question_ids: Int[Tensor, "batch questions length"] | None = None,
-        question_mask: Shaped[Tensor, "batch questions length"] | None = None,
-        question_pixel_values: Shaped[Tensor, "images channels height width"] | None = None,
+        labels: Int[Tensor, "rows targets"] | None = None,
+        memory: Memory | None = None,
+        logits_to_keep: int | Int[Tensor, " kept"] | None = None,
+        vision_features: Shaped[Tensor, "images ..."] | None = None,
+        glue: Int[Tensor, "batch glued"] | None = None,
+        question_ids: Int[Tensor, "batch questions width"] | None = None,
+        question_mask: Shaped[Tensor, "batch questions masked"] | None = None,
+        question_targets: Int[Tensor, "batch questions targets"] | None = None,
+        question_pixel_values: Shaped[Tensor, "asked ..."] | None = None,
+        salient: Shaped[Tensor, "batch seq *memory"] | None = None,
+        memory_targets: Int[Tensor, "batch memory"] | None = None,
+        segment_size: int | None = None,
         pictures: Pictures | None = None,
         cache: RMTCache | None = None,
         past_key_values: RMTCache | None = None,
         use_cache: bool | None = None,
-        **arguments: Any,
+        return_dict: bool | None = None,
+        **unknown: Any,
     ) -> RMTCausalLMOutput | tuple[Any, ...]:
         """Read text and images, and predict each next token.
 
         Args:
             input_ids: tokens of a document, each image a run of ``config.tokens_per_image`` image tokens.
-            pixel_values: images, preprocessed, in the order of rows and within a row.
+            pixel_values: images, preprocessed, (images, channels, height, width), in the order of rows and within a
+                row; with a cache those of the new columns.
             vision_features: in place of ``pixel_values``, what :meth:`vision_features` gives for them.
-            attention_mask, labels, question_ids, question_mask, cache, past_key_values, use_cache: as of
-                :class:`rmt.RMTForCausalLM`; labels at image tokens are ignored.
-            glue: positive and equal at a label and all of its image, which are not cut from each other.
+            labels, question_targets: as of :class:`rmt.RMTForCausalLM`; at image tokens they are ignored.
+            glue: positive and equal at a label and all of its image, which are not cut from each other; 0 elsewhere.
             question_pixel_values: images within questions, in the order of documents, questions and within one.
             pictures: in place of ``pixel_values``, images that know their rows (``generate`` makes them).
-            arguments: further ones of :class:`rmt.RMTForCausalLM`.
+            attention_mask, memory, logits_to_keep, question_ids, question_mask, salient, memory_targets, segment_size,
+                cache, past_key_values, use_cache, return_dict: as of :class:`rmt.RMTForCausalLM`.
 
         Raises:
             InputError: image tokens and images that do not match, row by row; an image larger than a segment.
         """
-        size = arguments.get("segment_size")
-        if size is not None:
-            check_segment_size(self.config.backbone_config, size, self.config.num_memory_tokens, self.config.memory)
         before: RMTCache | None = past_key_values if cache is None else cache
         held = before.table if isinstance(before, PictureCache) else None
-        given = self._given(
-            input_ids,
-            attention_mask,
-            glue,
-            self._pictures(pixel_values, vision_features, pictures),
-            held,
-            going_on=before is not None,
-        )
-        shared: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": use_cache, **arguments}
+        images = self.pictures(pixel_values, vision_features, pictures)
+        given = self._given(input_ids, attention_mask, glue, images, held, going_on=before is not None)
+        if question_pixel_values is not None and question_ids is None:
+            raise InputError("question_pixel_values: expected question_ids with them, got none; leave them out")
+        rest = {"attention_mask": attention_mask, "memory": memory, "logits_to_keep": logits_to_keep, **unknown}
         if before is not None or use_cache:
-            return self._with_cache(given, before, labels=labels, question_ids=question_ids, **shared)
-        if labels is not None:
-            labels = labels.masked_fill(given.ids >= self.config.vocab_size, IGNORE)
+            rest |= {"labels": labels, "question_ids": question_ids, "return_dict": return_dict}
+            return self._with_cache(given, before, **rest)
+        labels = self._words_only("labels", labels, given.ids)
         if question_ids is not None:
             question_ids, given = self._asked(question_ids, question_mask, question_pixel_values, given)
-        elif question_pixel_values is not None:
-            raise InputError("question_pixel_values: expected question_ids with them, got none; leave them out")
-        view = self.seeing(given.lookup, given.glue)
+            question_targets = self._words_only("question_targets", question_targets, question_ids)
         return RMTForCausalLM.forward(
-            view, given.ids, labels=labels, question_ids=question_ids, question_mask=question_mask, **shared
+            self.seeing(given.lookup, given.glue),
+            given.ids,
+            labels=labels,
+            question_ids=question_ids,
+            question_mask=question_mask,
+            question_targets=question_targets,
+            salient=salient,
+            memory_targets=memory_targets,
+            segment_size=segment_size,
+            return_dict=return_dict,
+            **rest,
         )
+
+    def _words_only(self, name: str, labels: Tensor | None, ids: Tensor) -> Tensor | None:
+        """Labels without those of images."""
+        if labels is None:
+            return None
+        if labels.shape != ids.shape:
+            raise InputError(
+                f"{name}: expected the shape of the tokens {tuple(ids.shape)}, got {tuple(labels.shape)}; give one for "
+                "each, -100 where there is none"
+            )
+        return labels.masked_fill(ids >= self.config.vocab_size, IGNORE)
 
     def seeing(self, lookup: Lookup, glue: Tensor | None = None) -> LlavaRMT:
         """This model as one call sees it: with features of images behind its words.
@@ -219,49 +267,50 @@ class LlavaRMT(RMTForCausalLM):
 
     def segments(self, input_ids: Tensor, attention_mask: Tensor | None, size: int | None = None) -> list[Segment]:
         """Cut a batch into segments of at most ``size`` tokens, never within an image and its label."""
-        glue = self.glue if self.glue is not None and self.glue.shape == input_ids.shape else None
-        unit = splice.units(
-            input_ids, vocabulary=self.config.vocab_size, tokens=self.config.tokens_per_image, glue=glue
-        )
+        if size is not None:
+            check_segment_size(self.config.backbone_config, size, self.config.num_memory_tokens, self.config.memory)
+        unit = self._units(input_ids, self.glue)
         return splice.cut(input_ids, attention_mask, size or self.config.segment_size, unit)
 
     def filled(self, ids: Tensor, mask: Tensor) -> tuple[list[Segment], Segment]:
         """How tokens of open segments, and those behind them, are cut; see :func:`rmt.cache.filled`."""
-        if not bool((ids >= self.config.vocab_size).any()) and self.glue is None:
+        glue = self.glue
+        if glue is None and not bool((ids >= self.config.vocab_size).any()):
             return super().filled(ids, mask)
-        live = mask.any(dim=1)
-        rows = live.nonzero().flatten()
-        cuts = self.segments(ids[rows], mask[rows])
-        last = torch.stack([s.active for s in cuts]).sum(dim=0) - 1
+        if glue is not None:  # of new tokens; those that are open already are held together by their segment
+            glue = F.pad(glue, (ids.shape[1] - glue.shape[1], 0))
+        return splice.filled(ids, mask, self.config.segment_size, self._units(ids, glue))
 
-        def of_all(segment: Segment, keep: Tensor) -> Segment:
-            parts = []
-            for part in (segment.ids, segment.mask, segment.source):
-                whole = part.new_zeros(len(ids), part.shape[1])
-                whole[rows] = part.masked_fill(~keep[:, None], 0)
-                parts.append(whole)
-            return Segment(*parts)
+    def _units(self, ids: Tensor, glue: Tensor | None) -> Tensor:
+        tokens, vocabulary = self.config.tokens_per_image, self.config.vocab_size
+        return splice.units(ids, vocabulary=vocabulary, tokens=tokens, glue=glue)
 
-        full = [of_all(s, last > n) for n, s in enumerate(cuts) if bool((last > n).any())]
-        open_ones = [of_all(s, last == n) for n, s in enumerate(cuts)]
-        width = max(int(s.mask.sum(dim=1).max()) for s in open_ones)
-        ends = [torch.zeros(len(ids), width, dtype=t.dtype, device=ids.device) for t in (ids, mask, ids)]
-        for segment in open_ones:
-            count = min(width, segment.ids.shape[1])
-            for end, part in zip(ends, (segment.ids, segment.mask, segment.source), strict=True):
-                end[segment.active, :count] = part[segment.active, :count]
-        return full, Segment(*ends)
+    def _ask(self, *args: Any) -> tuple[Tensor | None, Tensor]:
+        view: Any = shallow(self)
+        view.__dict__["glue"] = None  # is of the document
+        return RMTForCausalLM._ask(view, *args)
 
-    def _pictures(
-        self, pixel_values: Tensor | None, features: Tensor | None, pictures: Pictures | None
+    def pictures(
+        self,
+        pixel_values: Tensor | None,
+        features: Tensor | None = None,
+        pictures: Pictures | None = None,
+        name: str = "pixel_values",
     ) -> Pictures | None:
+        """The images of a call, in whatever form they were given; None for none.
+
+        Raises:
+            InputError: several forms, or tensors of another shape than the vision tower reads or gives.
+        """
         if sum(x is not None for x in (pixel_values, features, pictures)) > 1:
             raise InputError("pixel_values: expected images in one form, got several; leave out vision_features")
-        if pictures is not None:
-            return pictures
         if pixel_values is not None:
+            refuse_pixels(self.config.llava_config, pixel_values, name)
             return Pictures(pixel_values)
-        return None if features is None else Pictures(features, encoded=True)
+        if features is not None:
+            refuse_features(features, self.config.patches, self.config.vision_width)
+            return Pictures(features, encoded=True)
+        return pictures
 
     def _given(
         self,
@@ -273,11 +322,14 @@ class LlavaRMT(RMTForCausalLM):
         name: str = "pixel_values",
         going_on: bool = False,
     ) -> Given:
-        if mask is not None and mask.shape[1] > ids.shape[1]:  # of all columns so far, with a cache
+        if going_on and mask is not None and mask.shape[1] > ids.shape[1]:  # of all columns so far
             mask = mask[:, mask.shape[1] - ids.shape[1] :]
         tokens, known = self.config.tokens_per_image, 0 if held is None else len(held)
-        if going_on and pictures is None:  # what a model itself says is a word, whatever it is
-            return Given(ids, nothing if held is None else table(held[None]), glue)
+        columns = None if pictures is None else pictures.columns
+        if going_on and pictures is None:
+            # What a model itself says is a word, whatever it is; a whole image is what a user says.
+            spoken = ids.shape[1] == 1 or int((ids == self.config.image_token_id).sum(dim=1).max()) < tokens
+            columns = 0 if spoken else None
         numbered = splice.number(
             ids,
             mask,
@@ -286,6 +338,7 @@ class LlavaRMT(RMTForCausalLM):
             vocabulary=self.config.vocab_size,
             images=0 if pictures is None else len(pictures),
             begin=known,
+            columns=columns,
             name=name,
         )
         lookup = nothing if pictures is None else pictures.lookup(self, tokens)
@@ -298,9 +351,14 @@ class LlavaRMT(RMTForCausalLM):
     ) -> tuple[Tensor, Given]:
         """Questions with virtual ids behind those of the documents."""
         batch, count, width = ids.shape
+        if mask is not None and mask.shape != ids.shape:
+            raise InputError(
+                f"question_mask: expected the shape of question_ids {tuple(ids.shape)}, got {tuple(mask.shape)}; give "
+                "one number for each token"
+            )
         known = int((given.ids >= self.config.vocab_size).sum())
         flat_mask = None if mask is None else mask.reshape(-1, width)
-        pictures = None if pixel_values is None else Pictures(pixel_values)
+        pictures = self.pictures(pixel_values, name="question_pixel_values")
         asked = self._given(ids.reshape(-1, width), flat_mask, None, pictures, name="question_pixel_values")
         virtual = asked.ids >= self.config.vocab_size
         both = concatenated(given.lookup, known, asked.lookup)
@@ -321,44 +379,7 @@ class LlavaRMT(RMTForCausalLM):
         out[CACHE] = after
         return out.to_tuple() if in_tuple else out
 
-    def generate(self, inputs: Tensor | None = None, **arguments: Any) -> Any:
-        """Hugging Face's ``generate`` with a memory (:class:`rmt.generation.RMTGenerationMixin`) and with images.
-
-        Args:
-            inputs: prompts, as ``input_ids``.
-            arguments: ``pixel_values`` or ``vision_features`` of the prompts' images, ``glue``, ``memory``, and all
-                that ``generate`` takes.
-        """
-        ids = arguments.get("input_ids", inputs)
-        pictures = self._pictures(
-            arguments.pop("pixel_values", None), arguments.pop("vision_features", None), arguments.pop("pictures", None)
-        )
-        if pictures is not None and ids is not None:
-            mask = arguments.get("attention_mask")
-            counts = ((ids == self.config.image_token_id) & (mask is None or mask.bool())).sum(dim=1)
-            counts = counts // self.config.tokens_per_image
-            if int(counts.sum()) == len(pictures):  # else the forward says what is wrong
-                pictures = replace(pictures, rows=torch.arange(len(ids)).repeat_interleave(counts.cpu()))
-            arguments["pictures"] = pictures
-        elif ids is not None and bool((ids == self.config.image_token_id).any()) and not has_cache(arguments):
-            raise InputError("pixel_values: expected the images of the prompts, got none; give them")
-        return super().generate(inputs, **arguments)
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The arguments of the next forward (called by ``generate``); images come with the prompt alone."""
-        prepared = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        first = prepared["input_ids"].shape[1] == input_ids.shape[1] or kwargs.get("is_first_iteration", False)
-        if not first:
-            prepared.pop("pictures", None)
-            prepared.pop("glue", None)
-        return prepared
-
 
 def nothing(rows: Tensor) -> Tensor:
     """Features of no images."""
     raise InputError(f"pixel_values: expected images for {len(rows)} image tokens, got none; give them")
-
-
-def has_cache(arguments: dict[str, Any]) -> bool:
-    """Whether ``generate`` goes on from a cache."""
-    return any(arguments.get(name) is not None for name in ("cache", "past_key_values"))

@@ -25,11 +25,14 @@ class Pictures:
         values: pixels (images, channels, height, width), or features of patches (images, patches, vision).
         encoded: whether they are features.
         rows: the row that each belongs to, where known.
+        columns: image tokens in so many first columns stand for them; None for all columns. What a model itself says
+            behind is a word, whatever it is.
     """
 
     values: Shaped[Tensor, "images ..."]
     encoded: bool = False
     rows: Int[Tensor, " images"] | None = None
+    columns: int | None = None
 
     def __len__(self) -> int:
         return len(self.values)

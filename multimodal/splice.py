@@ -29,16 +29,17 @@ class Place:
 
 def number(
     input_ids: Int[Tensor, "batch seq"],
-    attention_mask: Shaped[Tensor, "batch seq"] | None,
+    attention_mask: Shaped[Tensor, "batch columns"] | None,
     *,
     image_token: int,
     tokens: int,
     vocabulary: int,
     images: int,
     begin: int = 0,
+    columns: int | None = None,
     name: str = "pixel_values",
 ) -> Int[Tensor, "batch seq"]:
-    """Ids in which each image token is virtual.
+    """Ids in which each image token is virtual, and padding is 0.
 
     Args:
         input_ids: with runs of image tokens.
@@ -48,13 +49,18 @@ def number(
         vocabulary: ids of words are below.
         images: that were given, in the order of rows and within a row.
         begin: rows of the table that are taken.
+        columns: image tokens stand for images in so many first columns, and are words behind; None for in all.
         name: of the argument that brought the images, for messages.
 
     Raises:
-        InputError: a row whose image tokens make no whole images, an image in pieces, or another number of images.
+        InputError: a row whose image tokens make no whole images, an image in pieces, another number of images, or ids
+            that are of no word.
     """
-    real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    real = _real(input_ids, attention_mask)
     marks = (input_ids == image_token) & real
+    if columns is not None:
+        marks[:, columns:] = False
+    refuse_strangers(input_ids.masked_fill(~real | marks, 0), vocabulary)
     counts = marks.sum(dim=1)
     broken = (counts % tokens != 0).nonzero().flatten().tolist()
     if broken:
@@ -69,7 +75,33 @@ def number(
         )
     _refuse_pieces(marks, real, tokens)
     order = begin + marks.flatten().cumsum(0).view_as(marks) - 1
-    return torch.where(marks, vocabulary + order, input_ids)
+    return torch.where(marks, vocabulary + order, input_ids.masked_fill(~real, 0))
+
+
+def refuse_strangers(ids: Int[Tensor, "batch seq"], vocabulary: int) -> None:
+    """Refuse ids of no word, which would be taken for an image's.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    strange = (ids < 0) | (ids >= vocabulary)
+    if bool(strange.any()):
+        row, column = strange.nonzero()[0].tolist()
+        raise InputError(
+            f"input_ids: expected ids from 0 to {vocabulary - 1}, got {int(ids[row, column])} in row {row}; use the "
+            "tokenizer and the image token of this model"
+        )
+
+
+def _real(ids: Int[Tensor, "batch seq"], mask: Shaped[Tensor, "batch columns"] | None) -> Bool[Tensor, "batch seq"]:
+    if mask is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    if mask.shape != ids.shape:
+        raise InputError(
+            f"attention_mask: expected the shape of input_ids {tuple(ids.shape)}, got {tuple(mask.shape)}; give one "
+            "number for each token"
+        )
+    return mask.bool()
 
 
 def _refuse_pieces(marks: Bool[Tensor, "batch seq"], real: Bool[Tensor, "batch seq"], tokens: int) -> None:
@@ -86,7 +118,7 @@ def _refuse_pieces(marks: Bool[Tensor, "batch seq"], real: Bool[Tensor, "batch s
 
 
 def units(
-    ids: Int[Tensor, "batch seq"], *, vocabulary: int, tokens: int, glue: Int[Tensor, "batch seq"] | None = None
+    ids: Int[Tensor, "batch seq"], *, vocabulary: int, tokens: int, glue: Int[Tensor, "batch columns"] | None = None
 ) -> Int[Tensor, "batch seq"]:
     """For each token the number of what it must not be cut from, 0 for none.
 
@@ -96,24 +128,33 @@ def units(
         glue: positive and equal at a label and all of its image, 0 elsewhere; images without are units of their own.
 
     Raises:
-        InputError: an image with several numbers.
+        InputError: an image with several numbers, or glue of another shape.
     """
     image = torch.where(ids >= vocabulary, (ids - vocabulary) // tokens + 1, 0)
     if glue is None:
         return image
     if glue.shape != ids.shape:
-        raise InputError(f"glue: expected the shape of input_ids {tuple(ids.shape)}, got {tuple(glue.shape)}")
-    first = torch.where(image > 0, (ids - vocabulary) % tokens == 0, False)
-    torn = (image[:, 1:] > 0) & ~first[:, 1:] & (glue[:, 1:] != glue[:, :-1]) & (image[:, 1:] == image[:, :-1])
+        raise InputError(
+            f"glue: expected the shape of input_ids {tuple(ids.shape)}, got {tuple(glue.shape)}; give "
+            "one for each token"
+        )
+    if bool((glue < 0).any()):
+        raise InputError("glue: expected 0 or more, got a negative number; 0 is for tokens that may be cut anywhere")
+    # Tokens of an image follow one another, whatever padding stands between them.
+    rows = (image > 0).nonzero()[:, 0].view(-1, tokens)[:, 0]
+    each = glue[image > 0].view(-1, tokens)
+    torn = (each != each[:, :1]).any(dim=1)
     if bool(torn.any()):
-        row = int(torn.nonzero()[0, 0])
-        raise InputError(f"glue: expected one number over an image and its label, got several in row {row}")
+        raise InputError(
+            f"glue: expected one number over an image and its label, got several in row {int(rows[torn][0])}; give "
+            "each image one"
+        )
     return torch.where(glue > 0, -glue, image)
 
 
 def cut(
     ids: Int[Tensor, "batch seq"],
-    attention_mask: Shaped[Tensor, "batch seq"] | None,
+    attention_mask: Shaped[Tensor, "batch columns"] | None,
     size: int,
     unit: Int[Tensor, "batch seq"],
 ) -> list[Segment]:
@@ -128,9 +169,9 @@ def cut(
         unit: from :func:`units`; tokens of equal number that stand side by side are one unit.
 
     Raises:
-        InputError: a unit larger than a segment, or a row without tokens.
+        InputError: a unit larger than a segment, a row without tokens, or a mask of another shape.
     """
-    real = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    real = _real(ids, attention_mask)
     empty = (~real.any(dim=1)).nonzero().flatten().tolist()
     if empty or ids.shape[1] == 0:
         raise InputError(f"expected at least one token in each row, got none in rows {empty}; drop empty documents")
@@ -148,13 +189,43 @@ def cut(
     return segments
 
 
+def filled(
+    ids: Int[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], size: int, unit: Int[Tensor, "batch seq"]
+) -> tuple[list[Segment], Segment]:
+    """Tokens of open segments and those behind them: the segments that each row closes, and what stays open.
+
+    As :func:`rmt.cache.filled`, which this is without units; arguments as of :func:`cut`. A row may have no tokens.
+    """
+    rows = mask.any(dim=1).nonzero().flatten()
+    cuts = cut(ids[rows], mask[rows], size, unit[rows])
+    last = torch.stack([s.active for s in cuts]).sum(dim=0) - 1
+
+    def of_all(segment: Segment, keep: Tensor) -> Segment:
+        parts = []
+        for part in (segment.ids, segment.mask, segment.source):
+            whole = part.new_zeros(len(ids), part.shape[1])
+            whole[rows] = part.masked_fill(~keep[:, None], 0)
+            parts.append(whole)
+        return Segment(*parts)
+
+    full = [of_all(s, last > n) for n, s in enumerate(cuts) if bool((last > n).any())]
+    open_ones = [of_all(s, last == n) for n, s in enumerate(cuts)]
+    width = max(int(s.mask.sum(dim=1).max()) for s in open_ones)
+    ends = [torch.zeros(len(ids), width, dtype=t.dtype, device=ids.device) for t in (ids, mask, ids)]
+    for segment in open_ones:
+        count = min(width, segment.ids.shape[1])
+        for end, part in zip(ends, (segment.ids, segment.mask, segment.source), strict=True):
+            end[segment.active, :count] = part[segment.active, :count]
+    return full, Segment(*ends)
+
+
 def _borders(unit: Int[Tensor, " tokens"], size: int) -> list[int]:
     """Where a row is cut: 0, the starts of all segments but the first, and its length."""
     total = len(unit)
     change = (unit[1:] != unit[:-1]).nonzero().flatten() + 1
-    starts = torch.cat([change.new_zeros(1), change]).tolist()
-    stops = [*starts[1:], total]
-    whole = [(a, b) for a, b in zip(starts, stops, strict=True) if int(unit[a])]
+    first = torch.cat([change.new_zeros(1), change])
+    starts, numbers = first.tolist(), unit[first].tolist()
+    whole = [(a, b) for a, b, n in zip(starts, [*starts[1:], total], numbers, strict=True) if n]
     for a, b in whole:
         if b - a > size:
             raise InputError(

@@ -74,7 +74,7 @@ def read_on(
     """As :func:`read`, with the old memories that a model with retrieval keeps; an empty bank without retrieval."""
     state, bank = _begin(model, memory), bank or Bank()
     for segment in _segments(model, ids):
-        _, _, state, bank = _one_segment(model, segment, state, bank)
+        _, _, state, bank = one_segment(model, _words(model, segment), state, bank)
     return state, bank
 
 
@@ -90,7 +90,7 @@ def classify(
     state, bank = _begin(model, memory), bank or Bank()
     opening = None
     for segment in _segments(model, ids):
-        opening, _, state, bank = _one_segment(model, segment, state, bank)
+        opening, _, state, bank = one_segment(model, _words(model, segment), state, bank)
     return model.classifier(opening)
 
 
@@ -108,7 +108,7 @@ def next_token_logits(
     cap = getattr(model.config.backbone_config, "final_logit_softcapping", None)
     rows = []
     for segment in _segments(model, ids):
-        _, hidden, state, bank = _one_segment(model, segment, state, bank)
+        _, hidden, state, bank = one_segment(model, _words(model, segment), state, bank)
         for position in range(len(segment)):
             logits = head(hidden[position])
             rows.append(logits if cap is None else cap * torch.tanh(logits / cap))
@@ -139,13 +139,20 @@ def _segments(model: RMTPreTrainedModel, ids: Sequence[int]) -> Iterator[list[in
         yield tokens[start : start + size]
 
 
-def _one_segment(
-    model: RMTPreTrainedModel, segment: list[int], memory: Any, bank: Bank
+def one_segment(
+    model: RMTPreTrainedModel, words: list[Tensor], memory: Any, bank: Bank
 ) -> tuple[Tensor, Tensor, Any, Bank]:
-    """The opening hidden state, the hidden states of the segment's tokens, memory and bank after it."""
-    words = [_word(model, token) for token in segment]
+    """The opening hidden state, the hidden states of the segment's tokens, memory and bank after it.
+
+    Args:
+        model: see :func:`as_reference`.
+        words: what the backbone is given for each token of the segment, of shape (hidden,) each.
+        memory, bank: before the segment.
+    """
+    length = len(words)
     if model.config.memory == "associative":
         return *associative.one_segment(model, words, memory), bank
+    words = list(words)
     if model.layout == "encoder":
         words.append(_word(model, model.config.sep_token_id))
     shown = _shown(model, memory)
@@ -158,7 +165,7 @@ def _one_segment(
             query = cell.retrieval.text_query.weight @ _norm(word)
             words[place] = word + cell.retrieval.text_output.weight @ _found(model, query, query, bank)
     hidden, first, output = (_encoder if model.layout == "encoder" else _decoder)(model, words, shown)
-    tokens = hidden[first : first + len(segment)]
+    tokens = hidden[first : first + length]
     new = _update(model, memory, output)
     return hidden[0], tokens, new, _kept(model, bank, memory, new) if model.config.retrieval_every else bank
 
@@ -184,13 +191,17 @@ def _decoder(model: RMTPreTrainedModel, words: list[Tensor], memory: Tensor) -> 
     return hidden, len(memory), hidden[last:]
 
 
+def _words(model: RMTPreTrainedModel, segment: list[int]) -> list[Tensor]:
+    return [_word(model, token) for token in segment]
+
+
 def _word(model: RMTPreTrainedModel, token: int | None) -> Tensor:
     assert token is not None
     return model.get_input_embeddings()(torch.tensor([token], device=model.device))[0]
 
 
 def _run(model: RMTPreTrainedModel, row: list[Tensor]) -> Tensor:
-    transformer: Any = model.backbone.base_model
+    transformer: Any = model.core
     return transformer(inputs_embeds=torch.stack(row)[None]).last_hidden_state[0]
 
 

@@ -47,7 +47,7 @@ def one_segment(model: Any, words: list[Tensor], state: State) -> tuple[Tensor, 
     else:
         row = [*words, *memory]
         first, written = 0, range(len(words), len(words) + len(memory))
-    core = model.backbone.base_model
+    core = model.core
     after = {name: tensor.clone() for name, tensor in state.items()}
     stack = core.get_submodule(LAYERS.get(model.config.backbone_config.model_type, "layers"))
     with ExitStack() as hooks:
@@ -99,9 +99,9 @@ def _write(model: Any, number: int, m: Tensor, before: list[Tensor], after: Stat
         phi = _phi(model, key)
         known = before[1][head] @ phi
         old = before[0][head] @ phi / (known + EPSILON)
-        gamma = torch.clip(1 - known / (phi @ phi + EPSILON), 0, 1) if config.associative_correction else 1.0
+        gamma = torch.clip(1 - known / (phi @ phi + EPSILON), 0, 1) if config.associative_correction else torch.ones(())
         after["associations"][number, head] += torch.outer(slot * beta * (value - old), phi)
-        after["normalizers"][number, head] += slot * gamma * phi
+        after["normalizers"][number, head] += slot * gamma.detach() * phi
 
 
 def _split(model: Any, x: Tensor) -> list[Tensor]:
@@ -111,8 +111,8 @@ def _split(model: Any, x: Tensor) -> list[Tensor]:
 
 def _phi(model: Any, x: Tensor) -> Tensor:
     """DPFP: products of [relu(x), relu(-x)] with its own rotations by 1 to nu places."""
-    both = torch.cat([torch.relu(x), torch.relu(-x)]).tolist()
+    both = list(torch.cat([torch.relu(x), torch.relu(-x)]))
     count = len(both)
     parts = [both[i] * both[i - j] for j in range(1, model.config.associative_expansion + 1) for i in range(count)]
-    phi = torch.tensor(parts)
+    phi = torch.stack(parts)
     return phi / phi.norm().clamp(min=1e-12) if model.config.associative_normalize else phi

@@ -33,10 +33,12 @@ def stack_of(core: nn.Module, family: Family) -> Stack:
     Raises:
         InputError: the layers are not alike.
     """
+    # Views of a base model, such as one that sees images, share its list of layers, and so one stack.
+    home = core.get_submodule(family.layers)
     with _making:
-        found = _known.get(core)
+        found = _known.get(home)
         if found is None or not found.holds(layers.layers_of(core, family)):
-            found = _known[core] = Stack(layers.layers_of(core, family))
+            found = _known[home] = Stack(layers.layers_of(core, family))
         return found
 
 
