@@ -13,6 +13,7 @@ from torch import nn
 from multimodal.adapter.attention import ATTENTIONS, Projections, Prompts, adapt, is_adapted
 from multimodal.adapter.config import AdapterConfig
 from multimodal.adapter.v2 import ScaledLinear, linears_of, norms_of, scale_linear
+from multimodal.adapter.vision import PictureProjection
 from rmt.backbone import base_model, family_of
 from rmt.errors import InputError
 from rmt.layers import layers_of
@@ -126,7 +127,7 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
         for path, norm in norms_of(core).items():
             text |= {f"norms.{path}.{name}": p for name, p in norm.named_parameters(recurse=False)}
     visual = getattr(_unwrapped(model), "visual", None)
-    if isinstance(visual, nn.Module):
+    if isinstance(visual, PictureProjection):
         images |= {f"visual.{name}": p for name, p in visual.named_parameters()}
     return {"images": images, "text": text}
 
