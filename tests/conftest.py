@@ -30,7 +30,13 @@ PACKAGES = ("rmt", "efficiency", "multimodal", "evals")
 # A Hugging Face config takes keywords beyond its dataclass fields, which the check of a dataclass's signature
 # would refuse, accelerate builds model outputs from a dictionary, and TorchScript compiles functions from their source.
 # Triton does so too. They live in modules of their own.
-UNCHECKED = {"rmt.config", "rmt.models.outputs", "rmt.executors.scripted", "efficiency.int8.triton_kernels"}
+UNCHECKED = {
+    "rmt.config",
+    "rmt.models.outputs",
+    "rmt.executors.scripted",
+    "efficiency.int8.triton_kernels",
+    "multimodal.adapter.rmt_config",
+}
 # With the numeric tower an int is accepted where a float is declared, as in PEP 484.
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
