@@ -110,13 +110,13 @@ class Prompts(nn.Module):
         """
         picture = shown()
         picture = None if picture is None else picture.for_rows(query.shape[0])
-        out = torch.zeros_like(query).transpose(1, 2)
         if self.prompts is not None and self.gate is not None:
-            prompts = self._with(picture).to(query.dtype)
-            out = out + self._attend(attention, query, prompts, self.gate, scaling)
+            out = self._attend(attention, query, self._with(picture).to(query.dtype), self.gate, scaling)
+        else:
+            out = torch.zeros_like(query).transpose(1, 2)
         if self.visual_gate is not None and picture is not None:
             added = self._attend(attention, query, picture.tokens.to(query.dtype), self.visual_gate, scaling)
-            # Not by a product: a row that sees nothing is to be free of what its zeros would give, whatever it is.
+            # Not by a product: a row that sees nothing is to be free of what its zeros would give, a bias for one.
             out = torch.where(picture.seen[:, None, None, None], out + added, out)
         return out
 
@@ -130,7 +130,10 @@ class Prompts(nn.Module):
                 f"picture: expected one global token of each image for variant 'v1', got {picture.tokens.shape[1]}; "
                 "give global features, or take variant='v2' with visual_layers"
             )
-        return self.prompts + picture.tokens.to(self.prompts.dtype)
+        # A choice, not a sum alone: a checkpoint that computes this again without the picture then saves other tensors
+        # than before, which torch refuses.
+        both = self.prompts + picture.tokens.to(self.prompts.dtype)
+        return torch.where(picture.seen[:, None, None], both, self.prompts)
 
     def _attend(self, attention: Any, query: Tensor, prompts: Tensor, gate: Tensor, scaling: float) -> Tensor:
         def heads(name: str) -> Tensor:

@@ -66,7 +66,8 @@ def showing(picture: Picture | None) -> Iterator[None]:
     """Inside, in this thread, adapted layers see this picture; None for none, whatever was shown outside.
 
     Of a model whose layers are gradient checkpoints themselves, as of a bare Hugging Face model with
-    ``gradient_checkpointing_enable()``, backward must run inside too: it computes layers again.
+    ``gradient_checkpointing_enable()``, backward must run inside too: it computes layers again, and outside torch's
+    check of what a checkpoint saves refuses them. Recurrent models checkpoint whole segments, and need nothing.
     """
     token = _now.set(picture)
     try:
