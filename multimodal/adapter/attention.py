@@ -17,7 +17,6 @@ kept between calls. Knows nothing of models beyond where an attention module kee
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -179,14 +178,26 @@ class _Asking:
         return getattr(self.__dict__["config"], name)
 
 
+class _View:
+    """An attention module for one forward: itself, but for the configuration.
+
+    Attributes:
+        adapted: the module.
+        called: one entry for each call of :func:`_attend`.
+    """
+
+    def __init__(self, adapted: Any, called: list[bool]) -> None:
+        self.adapted, self.called, self.config = adapted, called, _Asking(adapted.config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["adapted"], name)
+
+
 def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
     """An attention function of transformers: the one that was asked for, and what prompts add."""
-    own, called = module.__dict__["adapted"]
-    called.append(True)
-    # A model family's own eager attention lies beside its attention module, not among transformers' functions.
-    lies = (getattr(sys.modules[kind.__module__], "eager_attention_forward", None) for kind in type(own).__mro__)
-    eager: Any = next((function for function in lies if function is not None), None)
-    real: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager)
+    own = module.adapted
+    module.called.append(True)
+    real: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, own.eager)
     out, weights = real(own, query, key, value, mask, **kwargs)
     scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
     return out + own.adapter(own, query, scaling), weights
@@ -198,11 +209,7 @@ def adapted(kind: Any) -> type[nn.Module]:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         called: list[bool] = []
-        view = copy.copy(self)
-        # Behind nn.Module's back: tables of parts are shared with the module, of which the view is none.
-        view.__dict__["config"] = _Asking(self.config)
-        view.__dict__["adapted"] = (self, called)
-        out = kind.forward(view, *args, **kwargs)
+        out = kind.forward(_View(self, called), *args, **kwargs)
         if not called:
             raise InputError(
                 f"adapter: expected {kind.__name__} to call one of transformers' attention functions, got one that "
@@ -210,7 +217,11 @@ def adapted(kind: Any) -> type[nn.Module]:
             )
         return out
 
-    return type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "__module__": __name__})
+    # A model family's own eager attention lies beside its attention module, not among transformers' functions.
+    lies = (getattr(sys.modules[some.__module__], "eager_attention_forward", None) for some in kind.__mro__)
+    eager: Any = next((function for function in lies if function is not None), None)
+    inside = {"forward": forward, "eager": staticmethod(eager), "__module__": __name__}
+    return type(f"Adapted{kind.__name__}", (kind,), inside)
 
 
 def adapt(attention: nn.Module, prompts: Prompts) -> None:

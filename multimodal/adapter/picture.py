@@ -7,9 +7,9 @@ nothing of encoders, layers or segments.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ class Picture:
         return self
 
 
-_now: ContextVar[Picture | None] = ContextVar("picture", default=None)
+_here = threading.local()  # and no context variable, at which torch.compile breaks off
 
 
 @contextmanager
@@ -69,13 +69,15 @@ def showing(picture: Picture | None) -> Iterator[None]:
     ``gradient_checkpointing_enable()``, backward must run inside too: it computes layers again, and outside torch's
     check of what a checkpoint saves refuses them. Recurrent models checkpoint whole segments, and need nothing.
     """
-    token = _now.set(picture)
+    before = shown()
+    _here.picture = picture
     try:
         yield
     finally:
-        _now.reset(token)
+        _here.picture = before
 
 
 def shown() -> Picture | None:
     """What is shown now."""
-    return _now.get()
+    found: Picture | None = getattr(_here, "picture", None)
+    return found

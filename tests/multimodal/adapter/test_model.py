@@ -17,6 +17,7 @@ from multimodal.adapter import AdapterConfig, adapter_parameters, parameter_grou
 from multimodal.adapter.files import load_adapter, save_adapter
 from multimodal.adapter.model import LlamaAdapterRMT
 from rmt.errors import InputError
+from rmt.executors import Sequential, Speculative, Wavefront, writer
 from tests.multimodal.adapter.kit import naive
 from tests.rmt.tiny import content, gradients, largest_gap, llama_config
 
@@ -198,6 +199,30 @@ def test_pixels_through_a_tower_and_a_checkpoint(kind, adapter, tmp_path):
     trains = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == trains
     assert not any(n.startswith("vision.") for n in trains)
+
+
+@pytest.mark.parametrize(
+    ("executor", "fields"),
+    [
+        (Sequential(), {}),
+        (Speculative(4), {"memory_update": "gated", "gate_threshold": 0.1}),
+        (Wavefront(batched=True), {"memory": "associative", "associative_key_size": 16}),
+    ],
+    ids=["sequential", "speculative", "wavefront"],
+)
+def test_executors_go_on_from_what_was_seen(executor, fields):
+    """A document with an image by a forward, and the text behind it by an executor, as a reader does."""
+    model = made(**fields).eval()
+    model.set_attn_implementation("eager")
+    ids = content(1, 6 * WIDTH)
+    where, image = torch.tensor([[0, 1]]), images(FIRST, 1)
+    with torch.inference_mode():
+        first = model(input_ids=ids[:, : 2 * WIDTH], image_features=image, image_segments=where).memory
+        rest = model.segments(ids[:, 2 * WIDTH :], None)
+        got = executor.read(writer(model), rest, model.state_of(first, 1))
+        whole = model(input_ids=ids, image_features=image, image_segments=where).memory
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-3, atol=1e-4 * float(tensor.abs().max()))
 
 
 def test_groups_are_disjoint_and_switch():

@@ -72,6 +72,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_has_the_adapter(unchecked):
     model = stirred(classifier().eval().requires_grad_(False), SMALL).requires_grad_(False)
     check(model, Compiled(Sequential(), least=1, backend="eager"), writer(model))
