@@ -36,6 +36,7 @@ UNCHECKED = {
     "rmt.models.outputs",
     "rmt.executors.scripted",
     "efficiency.int8.triton_kernels",
+    "multimodal.adapter.rmt_config",
 }
 # With the numeric tower an int is accepted where a float is declared, as in PEP 484.
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

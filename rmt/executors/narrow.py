@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rmt.backbone import family_of
 from rmt.cells.layout import Teller, marked, telling
 from rmt.executors.lean import LeanEncoder, suits
-from rmt.layers import put, shallow
+from rmt.layers import layers_of, put, shallow
 from rmt.models.base import RMTPreTrainedModel
 
 
@@ -35,16 +35,23 @@ def writer(model: RMTPreTrainedModel) -> Any:
     On a CPU BERT's layers are written out (:mod:`rmt.executors.lean`), with a copy of their weights.
 
     Args:
-        model: in evaluation mode; left as it is.
+        model: in evaluation mode; left as it is, and read with as it is where its attention is of a class of its own.
     """
     family = family_of(model.config.backbone_config)
     if not family.like_bert or model.config.memory != "tokens" or not model.config.num_memory_tokens:
         return model
+    if not all(_is_plain(layer.get_submodule("attention.self")) for layer in layers_of(model.core, family)):
+        return model  # what another class adds to attention, such as prompts, is not written out here
     rows = 1 + model.config.num_memory_tokens
     view = narrow(model.core, family.layers, rows, model.cell.teller)
     return Writer(
         model.cell, LeanEncoder(view, model.core, family.layers, rows) if suits(model.core, family.layers) else view
     )
+
+
+def _is_plain(attention: nn.Module) -> bool:
+    """Whether an attention module is of a class of transformers, and none derived from it."""
+    return type(attention).__module__.startswith("transformers.")
 
 
 def narrow(core: nn.Module, path: str, rows: int, teller: Teller | None = None) -> nn.Module:
