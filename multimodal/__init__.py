@@ -4,9 +4,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from multimodal.config import LlavaRMTConfig
 from multimodal.llava import LlavaRMT
+from multimodal.processing import register
 
 AutoConfig.register(LlavaRMTConfig.model_type, LlavaRMTConfig)
 AutoModelForCausalLM.register(LlavaRMTConfig, LlavaRMT)
 AutoModelForImageTextToText.register(LlavaRMTConfig, LlavaRMT)
+register(LlavaRMTConfig)
 
 __all__ = ["LlavaRMT", "LlavaRMTConfig"]

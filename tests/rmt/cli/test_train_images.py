@@ -159,7 +159,7 @@ def test_adapters_train_over_four_bits_and_load_over_sixteen(first: Path, book: 
 
 
 def test_a_checkpoint_of_transformers_gets_a_memory(book: Path, tmp_path: Path) -> None:
-    from rmt.cli.training_images_model import small
+    from rmt.cli.training_images_model import processor_of, small
 
     settings = override(ImageSettings(), TINY)
     model, processor = small(settings)
@@ -173,6 +173,9 @@ def test_a_checkpoint_of_transformers_gets_a_memory(book: Path, tmp_path: Path) 
     )  # fmt: skip
     made = LlavaRMT.from_pretrained(output / "model")
     assert (made.config.projector, made.config.tokens_per_image, len(made.cell.memory)) == ("pooled", 4, 3)
+    read = processor_of(str(output / "model"))
+    given = read(text="<image>", images=[np.zeros((32, 32, 3), np.uint8)], return_tensors="pt")
+    assert int((given["input_ids"] == read.image_token_id).sum()) == 4
 
 
 @pytest.mark.parametrize("number", [1, 2])
