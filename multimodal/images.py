@@ -121,7 +121,7 @@ def _named(name: str, where: str) -> str:
 
 def _file(source: str, name: str) -> Path:
     """The path of a regular file, or an error that says what is there instead."""
-    if source.lower().startswith(("http://", "https://", "ftp://")):
+    if source.lower().startswith(("http:/", "https:/", "ftp:/")):  # a Path makes one slash of two
         raise InputError(f"{name}: expected an image on this machine, got a link; download it and give its path")
     path = Path(source).expanduser()
     try:

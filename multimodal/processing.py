@@ -30,6 +30,8 @@ class LlavaRMTProcessor(LlavaProcessor):
         tokens_per_image: positions of an image behind the projector; None to count its patches.
     """
 
+    tokens_per_image: int | None
+
     # transformers reads the names that a saved processor may set from this function's code: no wrapper may hide it.
     @no_type_check
     def __init__(

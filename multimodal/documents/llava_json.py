@@ -176,7 +176,7 @@ def parse_sample(record: Any, folder: Path, *, where: str = "", max_pixels: int 
             f'{where}: expected a list "conversations" or "messages", got the keys {sorted(record)[:10]}; bring it to '
             "LLaVA's format"
         )
-    listed = [ImageFile(folder / image, where, max_pixels) for image in _listed(record, where)]
+    listed = [ImageFile(_path(image, folder), where, max_pixels) for image in _listed(record, where)]
     turns = []
     used = 0
     for number, entry in enumerate(entries):
@@ -242,9 +242,7 @@ def _listed(record: dict[str, Any], where: str) -> list[str]:
     for name in names:
         if not isinstance(name, str) or not name:
             raise InputError(f"{where}: expected the name of an image, got {_kind(name)}; name a file")
-        if "://" in name[:10]:
-            _path(name, Path())
-    return [str(_path(name, Path())) if name.startswith("file:") else name for name in names]
+    return names
 
 
 def _path(name: str, folder: Path) -> Path:

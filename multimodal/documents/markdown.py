@@ -25,7 +25,7 @@ MAX_BLOCK = 1 << 22
 """A paragraph (or line) longer than that, in characters, is cut: what a document holds in memory at most."""
 
 _MAX_ALT = 4096  # also keeps the search for a closing bracket short
-_MAX_DEPTH = 32  # of parentheses in a target, as CommonMark's own parsers have it
+_MAX_DEPTH = 32  # of brackets and parentheses; CommonMark lets a parser have such a limit
 _CONTAINER = r"(?:[ \t]*(?:>|[-+*][ \t]|\d{1,9}[.)][ \t]))*[ \t]*"  # of quotes and lists
 _FENCE = re.compile(_CONTAINER + r"(`{3,}(?=[^`]*$)|~{3,})")
 _HTML = re.compile(r" {0,3}(<!--|<(?:pre|script|style|textarea)(?=[\s>]))", re.IGNORECASE)
@@ -245,6 +245,8 @@ def _closing(text: str, at: int) -> int | None:
             at += 1
         elif text[at] == "[":
             depth += 1
+            if depth > _MAX_DEPTH:
+                return None
         elif text[at] == "]":
             depth -= 1
             if depth == 0:
