@@ -4,11 +4,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from multimodal.config import LlavaRMTConfig
 from multimodal.llava import LlavaRMT
-from multimodal.processing import register
+from multimodal.processing import LlavaRMTProcessor, register
 
 AutoConfig.register(LlavaRMTConfig.model_type, LlavaRMTConfig)
 AutoModelForCausalLM.register(LlavaRMTConfig, LlavaRMT)
 AutoModelForImageTextToText.register(LlavaRMTConfig, LlavaRMT)
 register(LlavaRMTConfig)
 
-__all__ = ["LlavaRMT", "LlavaRMTConfig"]
+__all__ = ["LlavaRMT", "LlavaRMTConfig", "LlavaRMTProcessor"]

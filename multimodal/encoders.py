@@ -184,8 +184,8 @@ def patch_features(
     numbers = [layer] if isinstance(layer, int) else list(layer)
     _check_strategy(strategy)
     first = 1 if strategy == "default" else 0
-    found = [_beside([h[:, first:] for h in states]) for states in _states(tower, pixel_values, numbers, batch)]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    parts = (_beside([h[:, first:] for h in states]) for states in _states(tower, pixel_values, numbers, batch))
+    return _joined(parts, len(pixel_values))
 
 
 def global_features(
@@ -193,8 +193,9 @@ def global_features(
 ) -> Float[Tensor, "images scales_hidden"]:
     """What a tower sees in each image as a whole, at several depths, side by side.
 
-    The input of LLaMA-Adapter's projection, Concat({I_m}) of arXiv 2303.16199, section 3.4. A depth's feature is its
-    class token, or the mean over patches in a family that has none. As the layers give them, without a last norm.
+    The input of LLaMA-Adapter's projection, Concat({I_m}) of arXiv 2303.16199 (multi-modal reasoning). A depth's
+    feature is its class token, or the mean over patches in a family that has none. As the layers give them, without a
+    last norm.
 
     Args:
         tower, pixel_values, batch: see :func:`patch_features`; the tower's family must be in SUPPORTED.
@@ -204,9 +205,9 @@ def global_features(
         InputError: as :func:`patch_features`, and for an unknown family.
     """
     leading = tower_family(tower.config).leading  # type: ignore[arg-type]
-    parts = _states(tower, pixel_values, list(layers), batch)
-    found = [_beside([h[:, 0] if leading else h.mean(dim=1) for h in states]) for states in parts]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    states = _states(tower, pixel_values, list(layers), batch)
+    parts = (_beside([h[:, 0] if leading else h.mean(dim=1) for h in of_part]) for of_part in states)
+    return _joined(parts, len(pixel_values))
 
 
 def check_pixels(vision_config: PreTrainedConfig, pixel_values: Tensor) -> None:
@@ -217,12 +218,13 @@ def check_pixels(vision_config: PreTrainedConfig, pixel_values: Tensor) -> None:
             other channels or sizes than the tower's.
     """
     channels, size = getattr(vision_config, "num_channels", 3), vision_config.image_size
-    wanted = f"pixel_values of (images, {channels}, {size}, {size}) in floating point"
+    height, width = (size, size) if isinstance(size, int) else size
+    wanted = f"pixel_values of (images, {channels}, {height}, {width}) in floating point"
     cure = "prepare images with the tower's image processor"
     if not isinstance(pixel_values, Tensor):
         raise InputError(f"expected {wanted}, got a {type(pixel_values).__name__}; {cure}")
     shape = tuple(pixel_values.shape)
-    if len(shape) != 4 or shape[1:] != (channels, size, size) or not pixel_values.is_floating_point():
+    if len(shape) != 4 or shape[1:] != (channels, height, width) or not pixel_values.is_floating_point():
         raise InputError(f"expected {wanted}, got {shape} in {str(pixel_values.dtype).removeprefix('torch.')}; {cure}")
     if not shape[0]:
         raise InputError(f"expected {wanted}, got no image; leave pixel_values out where a text has none")
@@ -252,6 +254,23 @@ def _known(layers: list[int], count: int) -> list[int]:
         if not -count - 1 <= number <= count:
             raise InputError(f"layer: expected a number from {-count - 1} to {count}, got {number}; -2 is LLaVA's")
     return [number % (count + 1) for number in layers]
+
+
+def _joined(parts: Iterator[Tensor], count: int) -> Tensor:
+    """Parts under each other; without a graph each is let go when it is in its place."""
+    first = next(parts)
+    if len(first) == count:
+        return first
+    if first.requires_grad:
+        return torch.cat([first, *parts])
+    out = first.new_empty(count, *first.shape[1:])
+    start = len(first)
+    out[:start] = first
+    del first
+    for part in parts:
+        out[start : start + len(part)] = part
+        start += len(part)
+    return out
 
 
 def _beside(states: list[Tensor]) -> Tensor:

@@ -130,16 +130,17 @@ class FeatureCache:
         for place, pixels in enumerate(pixel_values):
             places.setdefault(hashlib.sha256(f"{maker} {digest(pixels)}".encode()).hexdigest(), []).append(place)
         out: Tensor | None = None
+        device = next(tower.parameters()).device
 
         def put(key: str, feature: Tensor) -> None:
             nonlocal out
             if out is None:
-                out = feature.new_empty((len(pixel_values), *feature.shape))
+                out = feature.new_empty((len(pixel_values), *feature.shape), device=device)
             out[places[key]] = feature
 
         missing = []
         for key in places:
-            feature = self._find(key, tower)
+            feature = self._find(key, device)
             if feature is None:
                 missing.append(key)
             else:
@@ -171,7 +172,7 @@ class FeatureCache:
             self._towers[tower] = (stamp, found)
         return found
 
-    def _find(self, key: str, tower: nn.Module) -> Tensor | None:
+    def _find(self, key: str, device: torch.device) -> Tensor | None:
         """A feature from memory or else from its file."""
         with self._lock:
             if (feature := self._kept.get(key)) is not None:
@@ -179,7 +180,7 @@ class FeatureCache:
                 return feature
         if self.folder is None or (feature := read(self._path(key), key)) is None:
             return None
-        feature = feature.to(next(tower.parameters()).device)
+        feature = feature.to(device)
         self._keep(key, feature)
         return feature
 

@@ -4,7 +4,7 @@
 kind                    what it is                                                   embeddings of an image
 ======================  ===========================================================  ======================
 ``linear``              one linear layer: LLaVA (arXiv 2304.08485, equation 1)       one a patch
-``mlp``                 two layers and a GELU: LLaVA-1.5 (arXiv 2310.03744, 3.3);    one a patch
+``mlp``                 two layers and a GELU: LLaVA-1.5 (arXiv 2310.03744);         one a patch
                         transformers' own module
 ``pooled``              means over squares of k x k patches, then the two layers     a k²-th of the patches
 ``resampler``           learned queries that attend to the patches: the Perceiver    as many as queries
@@ -41,14 +41,14 @@ def build(config: Any) -> nn.Module:
     Args:
         config: has ``projector``, a name of KINDS; ``llava_config``; and where the kind asks for them
             ``projector_pool``, patches a side of what is made one, ``projector_pad``, whether the last square of a
-            row may have fewer, and ``projector_queries``.
+            row may have fewer, and ``projector_queries``. What is None or missing is as in :func:`new_projector`.
 
     Raises:
         InputError: an unknown kind, or a pool or queries that do not fit the tower.
     """
-    pool, queries = getattr(config, "projector_pool", 2), getattr(config, "projector_queries", 64)
-    pad = getattr(config, "projector_pad", False)
-    return new_projector(config.projector, config.llava_config, pool=pool, queries=queries, pad=pad)
+    said = {name: getattr(config, f"projector_{name}", None) for name in ("pool", "queries", "pad")}
+    given = {name: value for name, value in said.items() if value is not None}
+    return new_projector(config.projector, config.llava_config, **given)
 
 
 def new_projector(
@@ -187,7 +187,7 @@ class Resampler(nn.Module):
         self.output = nn.Linear(width, _hidden(config), bias=config.multimodal_projector_bias)
 
     def reset_parameters(self, std: float = 0.02, init: Any = nn.init) -> None:
-        """See :func:`initialise`. Queries start small, as the Perceiver's (arXiv 2103.03206, appendix)."""
+        """See :func:`initialise`. Queries start small, as the Perceiver's (arXiv 2103.03206)."""
         init.normal_(self.queries.weight, mean=0.0, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):

@@ -5,8 +5,8 @@
 Some minutes on one core; ``--device cuda`` on a GPU, ``--small`` in seconds. The tower has the shape of LLaVA-1.5's
 (CLIP-L, 336 pixels) and random weights, images are noise. Sides take turns in one process; a figure is the median over
 rounds, and gains are medians of ratios within a round. "new" has never seen its images and shows what the cache costs;
-"kept" finds them in memory, "files" in a folder. The fingerprint is taken once per tower. Expect "new" within a few
-percent of "encode", "kept" and "files" hundreds of times as fast on a CPU.
+"kept" finds them in memory, "files" in a folder. The fingerprint is taken once per tower. Expect on a CPU "new" near
+"encode", "kept" and "files" hundreds of times as fast.
 """
 
 from __future__ import annotations

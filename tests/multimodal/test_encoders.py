@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from efficiency.footprint import Live
 from multimodal import encoders
 from multimodal.encoders import freeze, global_features, load_tower, patch_features, patches_of, thaw, trains
 from rmt.errors import InputError
@@ -88,6 +89,21 @@ def test_images_are_seen_a_part_at_a_time():
     assert torch.allclose(parts, patch_features(net, pixels, batch=None), atol=1e-5)
     assert torch.equal(parts, torch.cat([patch_features(net, p) for p in pixels.split(3)]))
     assert seen[3:] == [7, 3, 3, 1]
+
+
+@pytest.mark.parametrize("function", [patch_features, lambda net, x, **k: global_features(net, x, [1, 2], **k)])
+def test_space_beside_the_result_does_not_grow(function):
+    net, beside = freeze(tower()), {}
+    function(net, images(2), batch=2)  # installs transformers' hooks
+    for count in (8, 16):
+        pixels = images(count)
+        with Live(always=True) as storages:
+            result = function(net, pixels, batch=2)
+        beside[count] = storages.peak - result.nbytes
+    assert beside[16] == beside[8]
+    with Live(always=True) as storages:
+        whole_at_once = function(net, pixels, batch=None)
+    assert storages.peak - whole_at_once.nbytes > 2 * beside[16]  # the measure sees what a part takes
 
 
 def test_an_image_does_not_see_its_neighbours():

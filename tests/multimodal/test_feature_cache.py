@@ -66,6 +66,8 @@ def test_many_images_at_once(counted):
     assert torch.equal(both[:2], first)
     assert torch.allclose(both, patch_features(counted.net, pixels), atol=1e-5)
     assert torch.equal(both[2:5], patch_features(counted.net, pixels[2:5]))
+    # What is kept of a part is its own bytes, not a view of all of it.
+    assert all(kept.untyped_storage().nbytes() == kept.nbytes == ONE for kept in cache._kept.values())
 
 
 def test_global_features_are_kept_apart(counted):

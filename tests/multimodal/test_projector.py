@@ -199,6 +199,18 @@ def test_initialising_leaves_what_a_checkpoint_brought():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_does_not_know_the_projector_initialises_all_of_it(kind):
+    """As when a checkpoint without these weights is loaded: what no rule reaches would stay as memory was found."""
+    model = llava()
+    model.multi_modal_projector = net = made(kind)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(float("nan"))
+    net.apply(model._init_weights)
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_and_autocast(kind):
     net, features = made(kind), torch.randn(2, PATCHES, 16)
     expected = net(features)
@@ -217,7 +229,7 @@ def test_build_reads_a_configuration():
     assert build(config).pool == 4
     config.projector = "resampler"
     assert build(config).queries.num_embeddings == 5
-    config.projector = "linear"
+    config.projector, config.projector_pool = "linear", None
     assert isinstance(build(config), Linear)
     config.projector = "mlp"
     assert isinstance(build(config), nn.Module)

@@ -34,7 +34,7 @@ def written() -> tuple[Float[np.ndarray, "digits 8 8"], Int[np.ndarray, " digits
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
         raise ValueError(
-            "digits: expected scikit-learn, got none; install it (pip install scikit-learn, or rmt-memory[offline])"
+            "digits: expected scikit-learn, got none; install it (pip install scikit-learn, or rmt-memory[images])"
         ) from error
     found = load_digits()
     return (found.images / 16).astype(np.float32), found.target.astype(np.int64)

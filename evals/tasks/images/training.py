@@ -17,6 +17,7 @@ from evals.tasks.documents import Tokens
 from evals.tasks.images.pool import Pool
 from evals.tasks.images.world import ATTRIBUTES, DIGITS, NAMES, SENTENCES, UNFRAMED, UNKNOWN, asked, sentence, worded
 
+MOST_WORDS = 24  # tokens of a sentence in place of a picture, at most, with any tokenizer that knows English
 SLOTS = len(NAMES) * len(ATTRIBUTES)  # memory tokens that have a meaning: 2 * frame + attribute
 
 
@@ -34,6 +35,8 @@ class Stage:
         worded: share of pictures that a sentence stands in for ("in the red frame is a blue three."), for a language
             model to learn the world in words before it sees it.
         lead: at most so many segments of background to be read without gradient before the document.
+        crowded: share of documents whose framed digits may share a segment; where above 0, pictures without a frame
+            stand beside framed ones too.
     """
 
     segments: int = 4
@@ -45,6 +48,7 @@ class Stage:
     questions: int = 6
     worded: float = 0.0
     lead: int = 0
+    crowded: float = 0.0
 
     def __post_init__(self) -> None:
         if self.segments < 1 or self.questions < 1:
@@ -208,12 +212,16 @@ class AlbumTraining:
         """
         size, shown = stage.segment_size, []
         tags = int(rng.integers(1, min(stage.tags, stage.segments) + 1)) if stage.tags else 0
-        frames = dict(zip(rng.permutation(stage.segments)[:tags].tolist(), rng.permutation(len(NAMES)), strict=False))
+        homes = self._homes(rng, stage, tags)
+        frames = rng.permutation(len(NAMES))[:tags]
         for segment, (distracts, speaks) in enumerate(rng.random((stage.segments, 2))):
             pieces: list[tuple[np.ndarray, int]] = []  # tokens, and the frame that they tell of
-            frame = int(frames.get(segment, UNFRAMED))
-            if segment in frames or distracts < stage.distractors:
-                among = self.pool.framed[frame] if segment in frames else self.pool.unframed
+            wanted = [int(frame) for frame in frames[homes == segment]]
+            beside = stage.crowded and (len(wanted) + 1) * max(self.tokens_per_image, MOST_WORDS) <= size
+            if distracts < stage.distractors and (not wanted or beside):
+                wanted.insert(int(rng.integers(len(wanted) + 1)), UNFRAMED)
+            for frame in wanted:
+                among = self.pool.unframed if frame == UNFRAMED else self.pool.framed[frame]
                 number = int(among[rng.integers(len(among))])
                 spoken = bool(stage.worded) and rng.random() < stage.worded
                 piece = self._worded(number) if spoken else np.full(self.tokens_per_image, self.image_token)
@@ -234,6 +242,14 @@ class AlbumTraining:
                     salient[begin : begin + len(piece), 2 * tells : 2 * tells + 2] = True
                 gone += len(piece)
         return shown
+
+    def _homes(self, rng: np.random.Generator, stage: Stage, tags: int) -> np.ndarray:
+        """The segment of each framed digit: one of its own, or any that has room where the document is crowded."""
+        if rng.random() >= stage.crowded:
+            return rng.permutation(stage.segments)[:tags]
+        room = stage.segment_size // (MOST_WORDS if stage.worded else self.tokens_per_image)
+        places = np.repeat(np.arange(stage.segments), max(1, room))
+        return rng.permutation(places)[:tags]
 
     def _worded(self, number: int) -> np.ndarray:
         """The sentence in place of a picture; a scene's caption."""
