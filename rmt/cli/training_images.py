@@ -24,6 +24,7 @@ ALBUM: dict[str, tuple[str, type]] = {
     "q": ("questions", int),
     "w": ("worded", float),
     "l": ("lead", int),
+    "c": ("crowded", float),
 }
 STAGE = re.compile(r"(\d+)x(\d+)((?::[a-z]\d+(?:\.\d+)?)*)")
 
@@ -79,8 +80,8 @@ class ImageDataSettings:
 
 @dataclass(frozen=True)
 class ImageCurriculumSettings(CurriculumSettings):
-    """Stages of albums are SEGMENTSxSIZE:tTAGS:dDISTRACTORS:sSENTENCES:uUNKNOWN:qQUESTIONS:wWORDED:lLEAD, as
-    ``evals.tasks.images.training.Stage`` says; what is left out has its value there."""
+    """Stages of albums are SEGMENTSxSIZE:tTAGS:dDISTRACTORS:sSENTENCES:uUNKNOWN:qQUESTIONS:wWORDED:lLEAD:cCROWDED,
+    as ``evals.tasks.images.training.Stage`` says; what is left out has its value there."""
 
     stages: tuple[str, ...] = ("2x20:t2:s0", "4x32:t3", "6x64:t4", "6x128:t4")
     advance_at: float = 0.9

@@ -38,9 +38,12 @@ def build(settings: ImageSettings) -> tuple[Any, Any]:
         made, processor = small(settings)
     else:
         made, processor = _checkpoint(model.backbone, _shape(settings)), processor_of(model.backbone)
+    from multimodal.processing import LlavaRMTProcessor
     from rmt.cli.training_run import without_dropout
 
     without_dropout(made)
+    if made.config.tokens_per_image != made.config.patches:  # else transformers' own counts rightly
+        processor = LlavaRMTProcessor.for_model(made.config, processor)
     if model.quantization:
         from multimodal.training import quantise
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from multimodal import LlavaRMT
 from multimodal.training import part_of
 from rmt.cli.app import app
-from rmt.cli.training_images import ImageSettings, album_stage, check, run, wanted
+from rmt.cli.training_images import ALBUM, ImageSettings, album_stage, check, run, wanted
 from rmt.errors import InputError
 from rmt.training.settings import override
 
@@ -159,7 +159,7 @@ def test_adapters_train_over_four_bits_and_load_over_sixteen(first: Path, book: 
 
 
 def test_a_checkpoint_of_transformers_gets_a_memory(book: Path, tmp_path: Path) -> None:
-    from rmt.cli.training_images_model import small
+    from rmt.cli.training_images_model import processor_of, small
 
     settings = override(ImageSettings(), TINY)
     model, processor = small(settings)
@@ -173,6 +173,9 @@ def test_a_checkpoint_of_transformers_gets_a_memory(book: Path, tmp_path: Path) 
     )  # fmt: skip
     made = LlavaRMT.from_pretrained(output / "model")
     assert (made.config.projector, made.config.tokens_per_image, len(made.cell.memory)) == ("pooled", 4, 3)
+    read = processor_of(str(output / "model"))
+    given = read(text="<image>", images=[np.zeros((32, 32, 3), np.uint8)], return_tensors="pt")
+    assert int((given["input_ids"] == read.image_token_id).sum()) == 4
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -253,8 +256,14 @@ def test_what_does_not_go_together_is_refused(changes: list[str], said: str) -> 
     assert said in str(error.value)
 
 
-def test_stages_of_albums() -> None:
-    made: Any = album_stage("4x32:t3:d0.5:s0.1:u0.2:q5:w1:l7")
+def test_stages_of_albums_can_say_all_that_there_is() -> None:
+    from dataclasses import fields
+
+    from evals.tasks.images.training import Stage
+
+    assert {name for name, _ in ALBUM.values()} == {f.name for f in fields(Stage)} - {"segments", "segment_size"}
+    made: Any = album_stage("4x32:t3:d0.5:s0.1:u0.2:q5:w1:l7:c0.4")
+    assert made.crowded == 0.4
     assert (made.segments, made.segment_size, made.tags, made.questions, made.lead) == (4, 32, 3, 5, 7)
     assert (made.distractors, made.sentences, made.unknown, made.worded) == (0.5, 0.1, 0.2, 1.0)
 
