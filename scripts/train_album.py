@@ -23,7 +23,7 @@ from rmt.training.settings import override
 
 # Settings of each phase; what phases share is in COMMON. The tower is phase 0, in steps.
 ENCODER_STEPS = 6000
-COMMON = ("model.kind=llava", "model.gate_threshold=0.6", "optim.batch_size=32", "curriculum.patience=400")
+COMMON = ("model.kind=llava", "model.gate_threshold=0.6", "curriculum.patience=400")
 PHASES: dict[str, tuple[str, ...]] = {
     "words": (
         "stage=2",
@@ -41,17 +41,18 @@ PHASES: dict[str, tuple[str, ...]] = {
     ),
     "all": (
         "stage=2",
-        "curriculum.stages=2x24:t2:s0,4x32:t3,6x64:t4",
-        "model.gate_penalty=0.5",
-        "optim.steps=700",
+        "curriculum.stages=2x24:t2:s0,4x32:t3,6x48:t4",
+        "model.gate_penalty=1.0",
+        "optim.steps=500",
         "optim.lr=2e-3",
     ),
     "long": (
         "stage=2",
-        "curriculum.stages=4x128:t4,6x128:t4:s0.4",
+        "curriculum.stages=6x64:t5:c0.5,6x128:t6:c0.5:s0.4",
         "model.gate_penalty=0.3",
-        "optim.steps=400",
+        "optim.steps=600",
         "optim.lr=1e-3",
+        "optim.batch_size=16",
     ),
 }
 OWN = ("output", "stage", "seed", "data.text", "data.cache", "model.kind", "model.init", "model.vision", "optim.steps")
