@@ -117,6 +117,18 @@ def reader(name: str, dtype: str = "auto", executor: str = "auto") -> Any:
     return Reader(model, tokenizer, dtype=dtype, executor=executor)
 
 
+def refuse_sight(what: Any, name: str) -> None:
+    """Refuse a model that sees, given its processor or its reader, where a command is about text alone.
+
+    Raises:
+        InputError: it sees.
+    """
+    from rmt.errors import InputError
+
+    if hasattr(what, "image_processor") or hasattr(what, "read_tokens"):
+        raise InputError(f"{name}: expected a model for text, got one that sees images; name another")
+
+
 def quiet() -> None:
     """No reports of the libraries below between the lines of a command."""
     from transformers.utils import logging

@@ -143,6 +143,16 @@ def test_wrong_input(rmt, seeing, album, tmp_path):
     assert not out.exists()
 
 
+def test_commands_about_text_alone_say_so(rmt, seeing, tmp_path):
+    commands = (
+        ("demo", "--model", seeing, "--out", tmp_path / "demo"),
+        ("eval", "memory", "--out", tmp_path / "out", "--model", seeing),
+        ("quantize", seeing, "-o", tmp_path / "quantised"),
+    )
+    for command in commands:
+        assert one_line(rmt(*command), "expected a model for text, got one that sees images")
+
+
 def test_the_script(seeing, album, tmp_path, monkeypatch, capsys, root):
     sys_path = str(root / "scripts")
     monkeypatch.syspath_prepend(sys_path)
