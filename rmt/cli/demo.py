@@ -53,6 +53,7 @@ def demo(
     with bad_input():
         out.mkdir(parents=True, exist_ok=True)
     reader = models.reader(model)
+    models.refuse_sight(reader, model)
     what = "the English in installed packages" if text == "installed:" else text
     typer.echo(f"Text: {what}")
     with reader.tokens_of(text, out / "text.tokens") as background, bad_input():

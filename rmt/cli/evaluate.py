@@ -57,6 +57,7 @@ def memory(
     sizes = parse_lengths(lengths)
     chosen = [name.strip() for name in tasks.split(",") if name.strip()]
     reader = models.reader(model, dtype, executor)
+    models.refuse_sight(reader, model)
     with bad_input():
         out.mkdir(parents=True, exist_ok=True)
     with reader.tokens_of(text, out / "text.tokens", progress=progress) as background:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,15 @@ from rmt.executors import EXECUTORS  # `import rmt` has brought them along alrea
 if TYPE_CHECKING:
     # Named in full below, so that the shape checks of the tests find them too.
     import rmt.models.base
-    import rmt.reader
 
 BUNDLED = "minilm-rmt"
-MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt) or a folder."
+SEES = "LlavaRMT"  # the architecture of a model for images
+MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt; llava-rmt sees images) or a folder."
 EXECUTOR_HELP = f"{', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}."
 
 
 def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
-    """A model and its tokenizer, by name or folder.
+    """A model and its tokenizer, by name or folder; of a model that sees its processor, which has the tokenizer.
 
     Raises:
         InputError: no model of that name.
@@ -34,15 +35,29 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
         return pretrained.load_folder(folder)
     if os.path.isfile(folder / "config.json"):
         return from_folder(folder)
+    if name in pretrained.names() and sees(pretrained.HERE / name):
+        model, processor = from_folder(pretrained.HERE / name)
+        return model.float(), processor
     return pretrained.load(BUNDLED if name == "bundled" else name)
 
 
+def sees(folder: Path) -> bool:
+    """Whether a folder holds a model of ours for images."""
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return names == [SEES]
+
+
 def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
-    """A model that ``save_pretrained`` wrote, with the tokenizer that was saved beside it.
+    """A model that ``save_pretrained`` wrote, with the tokenizer, or the processor, that was saved beside it.
 
     Raises:
-        InputError: a model of another kind, or no tokenizer.
+        InputError: a model of another kind, or no tokenizer or processor.
     """
+    if sees(folder):
+        return that_sees(folder)
     from transformers import AutoConfig, AutoTokenizer
 
     from rmt import models
@@ -57,8 +72,32 @@ def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     return model, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
 
 
-def reader(name: str, dtype: str = "auto", executor: str = "auto") -> rmt.reader.Reader:
+def that_sees(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
+    """A model for images, and the processor that was saved beside it.
+
+    Raises:
+        InputError: no processor.
+    """
+    from transformers import LlavaProcessor
+
+    import multimodal
+    from rmt.errors import InputError
+    from rmt.models.building import load as from_pretrained
+
+    model = from_pretrained(multimodal.LlavaRMT.from_pretrained, str(folder)).eval()
+    try:
+        return model, from_pretrained(LlavaProcessor.from_pretrained, str(folder))
+    except InputError as error:
+        raise InputError(
+            f"{folder}: expected a processor beside the model, got none that can be loaded; save it there: "
+            "processor.save_pretrained(...)"
+        ) from error
+
+
+def reader(name: str, dtype: str = "auto", executor: str = "auto") -> Any:
     """A reader over a model, by name or folder, on the GPU where there is one.
+
+    It is a :class:`rmt.reader.Reader`, or where the model sees a :class:`multimodal.reader.AlbumReader`.
 
     Raises:
         InputError: no model of that name, or a dtype or executor that does not suit it.
@@ -70,7 +109,24 @@ def reader(name: str, dtype: str = "auto", executor: str = "auto") -> rmt.reader
     model, tokenizer = load(name)
     if torch.cuda.is_available():
         model = model.to("cuda")  # type: ignore[arg-type]
+    if hasattr(tokenizer, "image_processor"):
+        from multimodal.reader import AlbumReader
+
+        seeing: Any = model
+        return AlbumReader(seeing, tokenizer, dtype=dtype, executor=executor)
     return Reader(model, tokenizer, dtype=dtype, executor=executor)
+
+
+def refuse_sight(what: Any, name: str) -> None:
+    """Refuse a model that sees, given its processor or its reader, where a command is about text alone.
+
+    Raises:
+        InputError: it sees.
+    """
+    from rmt.errors import InputError
+
+    if hasattr(what, "image_processor") or hasattr(what, "read_tokens"):
+        raise InputError(f"{name}: expected a model for text, got one that sees images; name another")
 
 
 def quiet() -> None:

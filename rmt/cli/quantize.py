@@ -66,6 +66,7 @@ def quantize(
     check_output(output, model)
     check_statistics(statistics)
     before, tokenizer = models.load(model)
+    models.refuse_sight(tokenizer, model)
     check_model(before, model)
     known = known_statistics(before, statistics)
     from rmt.reader import Reader
