@@ -222,7 +222,8 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
     rate = stages.rate(inner(model), settings.stage) if settings.optim.lr is None else settings.optim.lr
     stages.stage(model, settings.stage, vision=settings.model.train_vision)
     optim = replace(settings.optim, lr=rate)
-    count = 1 if settings.data.llava or settings.data.captions else len(c.stages)
+    albums = not (settings.data.llava or settings.data.captions)
+    count = len(c.stages) if albums else 1
     curriculum = Curriculum(count, c.advance_at, mix=c.mix, patience=c.patience, seed=settings.seed)
     trainer = CurriculumTrainer(
         batches=NumberedBatches(numbered(settings, inner(model), processor), curriculum),
@@ -232,5 +233,7 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
         optimizers=(optimizer_of(model, optim), None),
     )
     trainer.go_on(last_checkpoint(output) if resume else None)
+    if albums and inner(model).config.eos_token_id is None:
+        inner(model).generation_config.max_new_tokens = 1  # answers are one word, and no end was learned behind it
     save(trainer.model, processor, output / "model")
     return output / "model"

@@ -70,6 +70,7 @@ def test_a_run_leaves_a_model_that_the_auto_classes_load_and_ask(first: Path) ->
     one, two = (auto.from_pretrained(folder) for auto in (AutoModelForCausalLM, AutoModelForImageTextToText))
     assert isinstance(one, LlavaRMT)
     assert one.dtype == torch.bfloat16
+    assert one.generation_config.max_new_tokens == 1
     given["pixel_values"] = given["pixel_values"].to(torch.bfloat16)
     inputs = {k: given[k] for k in ("input_ids", "attention_mask", "pixel_values")}
     assert torch.equal(one(**inputs).logits, two(**inputs).logits)
