@@ -2,8 +2,9 @@
 
     python scripts/album_encoder.py runs/album/encoder
 
-Time: 5 minutes of one CPU core. Figure to expect: at least 0.985 of drawings of the 500 written digits that are set
-apart for tests read right by a linear probe of the patches' mean at layer -2, inks and frames all of them.
+Time: 5 minutes of one CPU core. Figure to expect: of drawings of the 500 written digits that are set apart for tests
+0.985 are read right by a linear layer on the mean of the patches at layer -2, which is trained along, inks and frames
+all of them (seed 0: digit 0.9857, ink 1.0000, frame 1.0000 of 3,000 drawings).
 
 The 1,297 written digits of training are few: a tower that sees each drawn a few times learns them by heart and reads
 0.945 of the others. So no drawing is seen twice. They are made as they are needed, bent, sheared, turned, thinner or

@@ -164,6 +164,8 @@ def check(settings: ImageSettings) -> None:
     require(not (lora.r and settings.stage == 1), "lora.r", "0 in stage 1, which trains the projector alone", lora.r)
     if model.quantization and settings.stage == 2:
         require(lora.r, "lora.r", "adapters to train over 4-bit weights, lora.r above 0,", lora.r)
+    fresh = model.backbone == "small" and not model.init
+    require(not (lora.r and fresh), "lora.r", "0 for a small model from scratch, which has nothing to adapt", lora.r)
     width = model.hidden_size
     require(width >= 32 and width % 32 == 0, "model.hidden_size", "a multiple of 32", width)
     other = model.backbone != "small" and not model.init
@@ -212,7 +214,7 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
     import multimodal.training as stages
     from rmt.cli.training_cheap import optimizer_of
     from rmt.cli.training_images_data import numbered, score
-    from rmt.cli.training_images_model import build, inner, save
+    from rmt.cli.training_images_model import base_name, build, inner, save
     from rmt.cli.training_run import arguments
     from rmt.training import Curriculum, CurriculumTrainer, NumberedBatches, last_checkpoint
 
@@ -222,7 +224,8 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
     rate = stages.rate(inner(model), settings.stage) if settings.optim.lr is None else settings.optim.lr
     stages.stage(model, settings.stage, vision=settings.model.train_vision)
     optim = replace(settings.optim, lr=rate)
-    count = 1 if settings.data.llava or settings.data.captions else len(c.stages)
+    albums = not (settings.data.llava or settings.data.captions)
+    count = len(c.stages) if albums else 1
     curriculum = Curriculum(count, c.advance_at, mix=c.mix, patience=c.patience, seed=settings.seed)
     trainer = CurriculumTrainer(
         batches=NumberedBatches(numbered(settings, inner(model), processor), curriculum),
@@ -232,5 +235,7 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
         optimizers=(optimizer_of(model, optim), None),
     )
     trainer.go_on(last_checkpoint(output) if resume else None)
-    save(trainer.model, processor, output / "model")
+    if albums and inner(model).config.eos_token_id is None:
+        inner(model).generation_config.max_new_tokens = 1  # answers are one word, and no end was learned behind it
+    save(trainer.model, processor, output / "model", base_name(settings))
     return output / "model"

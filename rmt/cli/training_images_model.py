@@ -54,6 +54,8 @@ def build(settings: ImageSettings) -> tuple[Any, Any]:
 
         lora = settings.lora
         made = with_lora(made, r=lora.r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, folder=adapters)
+        # PEFT would look there for our configuration at each checkpoint, and find transformers'.
+        made.peft_config["default"].base_model_name_or_path = None
         if lora.fused:
             fuse(made, settings.seed)
     return made, processor
@@ -119,6 +121,16 @@ def _checkpoint(name: str, shape: dict[str, Any]) -> Any:
     from multimodal import LlavaRMT
 
     return LlavaRMT.from_backbone(name, backbone_kwargs={"dtype": torch.float32}, **shape)
+
+
+def base_name(settings: ImageSettings) -> str:
+    """What the adapters of a run stand on: a folder or a name on the hub."""
+    model = settings.model
+    if not _is_adapter(model.init):
+        return model.init or model.backbone
+    from peft import PeftConfig
+
+    return str(PeftConfig.from_pretrained(model.init).base_model_name_or_path)
 
 
 def _is_adapter(init: str) -> bool:
@@ -272,8 +284,13 @@ def _plain_attention(model: Any) -> None:
         model.set_attn_implementation("eager")
 
 
-def save(model: Any, processor: Any, folder: Path) -> None:
-    """Write the trained model with its processor: whole in bfloat16, or an adapter with the configuration beside it."""
+def save(model: Any, processor: Any, folder: Path, base_model: str = "") -> None:
+    """Write the trained model with its processor: whole in bfloat16, or an adapter with the configuration beside it.
+
+    Args:
+        model, processor, folder: what goes where.
+        base_model: what adapters stand on, to be found again.
+    """
     import torch
 
     if hasattr(model, "peft_config"):
@@ -283,7 +300,8 @@ def save(model: Any, processor: Any, folder: Path) -> None:
         forget_quantization(base)
         if hasattr(base.config.llava_config, "quantization_config"):
             del base.config.llava_config.quantization_config
-        model.save_pretrained(folder)
+        model.peft_config["default"].base_model_name_or_path = base_model
+        model.save_pretrained(folder, save_embedding_layers=False)  # which did not learn
         base.config.save_pretrained(folder)
     else:
         # A copy of the model, not of its tensors, so that tied embeddings are written once.

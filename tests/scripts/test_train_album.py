@@ -50,7 +50,9 @@ def test_the_recipe_runs_through_and_goes_on(script, tmp_path: Path, monkeypatch
     monkeypatch.setattr(album, "PHASES", dict(zip(album.PHASES, few, strict=True)))
     output = tmp_path / "run"
     command = ["train_album.py", "--text", str(tmp_path / "book.txt"), "--output", str(output), "data.album=48"]
-    monkeypatch.setattr(sys, "argv", [*command, "model.layers=1", "model.hidden_size=32"])
+    monkeypatch.setattr(
+        sys, "argv", [*command, "model.layers=1", "model.hidden_size=32", "--phases", ",".join(album.PHASES)]
+    )
     album.main()
     folder = output / "long" / "model"
     assert LlavaRMT.from_pretrained(folder).config.tokens_per_image == 16

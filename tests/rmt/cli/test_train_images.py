@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from multimodal import LlavaRMT
@@ -70,6 +71,7 @@ def test_a_run_leaves_a_model_that_the_auto_classes_load_and_ask(first: Path) ->
     one, two = (auto.from_pretrained(folder) for auto in (AutoModelForCausalLM, AutoModelForImageTextToText))
     assert isinstance(one, LlavaRMT)
     assert one.dtype == torch.bfloat16
+    assert one.generation_config.max_new_tokens == 1
     given["pixel_values"] = given["pixel_values"].to(torch.bfloat16)
     inputs = {k: given[k] for k in ("input_ids", "attention_mask", "pixel_values")}
     assert torch.equal(one(**inputs).logits, two(**inputs).logits)
@@ -178,6 +180,35 @@ def test_a_checkpoint_of_transformers_gets_a_memory(book: Path, tmp_path: Path) 
     assert int((given["input_ids"] == read.image_token_id).sum()) == 4
 
 
+@pytest.mark.parametrize("bits", ["", "nf4"])
+def test_adapters_over_a_checkpoint_of_transformers_load_with_their_memory(
+    bits: str, book: Path, tmp_path: Path
+) -> None:
+    from multimodal.training import adapted
+    from rmt.cli.training_images_model import small
+
+    if bits:
+        pytest.importorskip("bitsandbytes")
+    model, processor = small(override(ImageSettings(), TINY))
+    folder, output = tmp_path / "llava", tmp_path / "run"
+    model.backbone.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    how = ("lora.r=2", "model.num_memory_tokens=3", "model.projector=linear", f"model.quantization={bits}")
+    common = (*TINY, f"data.text={book}", f"output={output}", f"model.backbone={folder}", "save_every=1", *how)
+    train(*common, "optim.steps=1")
+    train(*common, "optim.steps=2")  # goes on from its checkpoint
+    state = json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())
+    assert [row["step"] for row in state["log_history"] if "loss" in row] == [1, 2]
+    made = adapted(str(output / "model"))
+    assert (made.config.projector, len(made.cell.memory), made.config.memory_update) == ("linear", 3, "gated")
+    saved = load_file(output / "model" / "adapter_model.safetensors")
+    assert torch.equal(made.cell.memory, saved["base_model.model.cell.memory"])
+    assert torch.equal(
+        made.backbone.model.multi_modal_projector.linear.weight,
+        saved["base_model.model.backbone.model.multi_modal_projector.linear.weight"],
+    )
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_conversations_of_files_are_trained_on(number: int, first: Path, tmp_path: Path) -> None:
     from PIL import Image
@@ -241,6 +272,7 @@ def test_every_setting_is_shown_and_an_unknown_one_refused() -> None:
         (["stage=3"], "stage: expected 1 or 2, got 3"),
         (["stage=1", "lora.r=4"], "lora.r: expected 0 in stage 1"),
         (["model.quantization=nf4"], "lora.r: expected adapters to train over 4-bit weights"),
+        (["lora.r=4"], "lora.r: expected 0 for a small model from scratch"),
         (["optim=adam"], "optim.name: expected one of 'adamw', 'lomo', 'adalomo'"),
         (["data.images=somewhere"], "data.images: expected data.llava with it"),
         (["data.llava=nowhere.json"], "data.llava: expected something that is there, got nowhere.json"),
