@@ -24,6 +24,7 @@ from rmt.backbone import CACHE, check_segment_size
 from rmt.cache import RMTCache
 from rmt.errors import InputError
 from rmt.layers import put, shallow
+from rmt.memory import Memory
 from rmt.models.building import decoder_config, word_spread
 from rmt.models.causal_lm import IGNORE, RMTForCausalLM
 from rmt.models.outputs import RMTCausalLMOutput
@@ -152,6 +153,7 @@ class LlavaRMT(RMTForCausalLM):
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
         question_pixel_values: Shaped[Tensor, "images channels height width"] | None = None,
         pictures: Pictures | None = None,
+        memory: Memory | None = None,
         cache: RMTCache | None = None,
         past_key_values: RMTCache | None = None,
         use_cache: bool | None = None,
@@ -163,7 +165,7 @@ class LlavaRMT(RMTForCausalLM):
             input_ids: tokens of a document, each image a run of ``config.tokens_per_image`` image tokens.
             pixel_values: images, preprocessed, in the order of rows and within a row.
             vision_features: in place of ``pixel_values``, what :meth:`vision_features` gives for them.
-            attention_mask, labels, question_ids, question_mask, cache, past_key_values, use_cache: as of
+            attention_mask, labels, question_ids, question_mask, memory, cache, past_key_values, use_cache: as of
                 :class:`rmt.RMTForCausalLM`; labels at image tokens are ignored.
             glue: positive and equal at a label and all of its image, which are not cut from each other.
             question_pixel_values: images within questions, in the order of documents, questions and within one.
@@ -186,7 +188,12 @@ class LlavaRMT(RMTForCausalLM):
             held,
             going_on=before is not None,
         )
-        shared: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": use_cache, **arguments}
+        shared: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "memory": memory,
+            "use_cache": use_cache,
+            **arguments,
+        }
         if before is not None or use_cache:
             return self._with_cache(given, before, labels=labels, question_ids=question_ids, **shared)
         if labels is not None:
