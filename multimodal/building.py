@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from multimodal.config import LlavaRMTConfig
+from multimodal.encoders import patch_features
+from multimodal.projector import build
 from rmt.errors import InputError
 from rmt.models.building import load
 
@@ -48,19 +49,20 @@ def new_llava(config: LlavaRMTConfig) -> LlavaForConditionalGeneration:
 
 
 def put_projector(model: LlavaForConditionalGeneration, config: LlavaRMTConfig) -> None:
-    """Give a LLaVA model the configured projector; LLaVA-1.5's own stays."""
+    """Give a LLaVA model the configured projector; LLaVA-1.5's own stays, with its weights."""
+    if config.projector != "mlp":
+        own = next(model.model.multi_modal_projector.parameters())
+        model.model.multi_modal_projector = build(config).to(dtype=own.dtype, device=own.device)
 
 
 def vision_features(
     model: LlavaForConditionalGeneration, pixel_values: Float[Tensor, "images channels height width"]
 ) -> Float[Tensor, "images patches vision"]:
     """Features of patches, of the layers and positions that the model's configuration names."""
-    inner, config = model.model, model.config
-    tower: Any = inner.vision_tower
-    grad = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
-    with torch.set_grad_enabled(grad):
-        states = tower(pixel_values.to(tower.dtype), output_hidden_states=True).hidden_states
-    chosen = config.vision_feature_layer
-    first = int(config.vision_feature_select_strategy == "default")
-    layers = [chosen] if isinstance(chosen, int) else chosen
-    return torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
+    config = model.config
+    return patch_features(
+        model.model.vision_tower,
+        pixel_values.to(next(model.model.vision_tower.parameters()).dtype),
+        config.vision_feature_layer,
+        config.vision_feature_select_strategy,
+    )

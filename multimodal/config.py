@@ -6,12 +6,10 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from multimodal.encoders import patches_of, tower_family
+from multimodal.projector import KINDS, tokens_per_image
 from rmt.config import RMTConfig
 from rmt.errors import InputError
-
-PROJECTORS = ("mlp", "linear", "pooled", "resampler")
-# Vision towers by model_type, and the tokens that each puts in front of its patches ([CLS]).
-TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
 class LlavaRMTConfig(RMTConfig):
@@ -36,7 +34,7 @@ class LlavaRMTConfig(RMTConfig):
     llava_config: Any = None
     projector: str = "mlp"
     projector_pool: int = 2
-    projector_queries: int = 16
+    projector_queries: int = 64
     freeze_vision: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -55,7 +53,7 @@ class LlavaRMTConfig(RMTConfig):
             if not holds:
                 raise InputError(f"LlavaRMTConfig: expected {expected}, got {got!r}; change it")
 
-        require(self.projector in PROJECTORS, f"projector in {PROJECTORS}", self.projector)
+        require(self.projector in KINDS, f"projector in {KINDS}", self.projector)
         for name in ("projector_pool", "projector_queries"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
@@ -65,17 +63,12 @@ class LlavaRMTConfig(RMTConfig):
             return
         known = isinstance(llava, PreTrainedConfig) and llava.model_type == "llava"
         require(known, "llava_config of a LLaVA model", getattr(llava, "model_type", llava))
-        tower = llava.vision_config.model_type
-        require(tower in TOWERS, f"a vision tower of a known kind {tuple(TOWERS)}", tower)
         # What is cut off as [CLS] must be one: SigLIP has none, and would lose its first patch.
-        cuts = llava.vision_feature_select_strategy == "default"
-        require(TOWERS[tower] == 1 or not cuts, "vision_feature_select_strategy='full' without [CLS]", "default")
-        side, patch = llava.vision_config.image_size, llava.vision_config.patch_size
-        require(side % patch == 0, f"image_size in whole patches of {patch}", side)
-        if self.projector == "pooled":
-            grid = side // patch
-            fits = grid % self.projector_pool == 0 and (cuts or not TOWERS[tower])
-            require(fits, f"projector_pool that divides a grid of {grid} patches without [CLS]", self.projector_pool)
+        leading, cuts = tower_family(llava.vision_config).leading, llava.vision_feature_select_strategy == "default"
+        require(leading == 1 or not cuts, "vision_feature_select_strategy='full' where there is no [CLS]", "default")
+        grid = self.projector != "pooled" or leading == cuts
+        require(grid, "vision_feature_select_strategy='default' with projector='pooled', which wants a grid", "full")
+        self.tokens_per_image  # noqa: B018 - refuses a pool that does not fit
 
     @property
     def image_token_id(self) -> int:
@@ -85,13 +78,9 @@ class LlavaRMTConfig(RMTConfig):
     @property
     def patches(self) -> int:
         """Positions of an image before the projector."""
-        llava = self.llava_config
-        grid = (llava.vision_config.image_size // llava.vision_config.patch_size) ** 2
-        return int(grid + TOWERS[llava.vision_config.model_type] - (llava.vision_feature_select_strategy == "default"))
+        return patches_of(self.llava_config.vision_config, self.llava_config.vision_feature_select_strategy)
 
     @property
     def tokens_per_image(self) -> int:
         """Positions of an image in the language model."""
-        if self.projector == "resampler":
-            return self.projector_queries
-        return self.patches // self.projector_pool**2 if self.projector == "pooled" else self.patches
+        return tokens_per_image(self.projector, self.patches, self.projector_pool, self.projector_queries)

@@ -148,12 +148,12 @@ class LlavaRMT(RMTForCausalLM):
         vision_features: Float[Tensor, "images patches vision"] | None = None,
         attention_mask: Shaped[Tensor, "batch columns"] | None = None,
         labels: Int[Tensor, "batch seq"] | None = None,
+        memory: Memory | None = None,
         glue: Int[Tensor, "batch seq"] | None = None,
         question_ids: Int[Tensor, "batch questions width"] | None = None,
         question_mask: Shaped[Tensor, "batch questions width"] | None = None,
         question_pixel_values: Shaped[Tensor, "images channels height width"] | None = None,
         pictures: Pictures | None = None,
-        memory: Memory | None = None,
         cache: RMTCache | None = None,
         past_key_values: RMTCache | None = None,
         use_cache: bool | None = None,
@@ -165,7 +165,7 @@ class LlavaRMT(RMTForCausalLM):
             input_ids: tokens of a document, each image a run of ``config.tokens_per_image`` image tokens.
             pixel_values: images, preprocessed, in the order of rows and within a row.
             vision_features: in place of ``pixel_values``, what :meth:`vision_features` gives for them.
-            attention_mask, labels, question_ids, question_mask, memory, cache, past_key_values, use_cache: as of
+            attention_mask, labels, memory, question_ids, question_mask, cache, past_key_values, use_cache: as of
                 :class:`rmt.RMTForCausalLM`; labels at image tokens are ignored.
             glue: positive and equal at a label and all of its image, which are not cut from each other.
             question_pixel_values: images within questions, in the order of documents, questions and within one.

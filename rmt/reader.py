@@ -124,7 +124,7 @@ class Reader:
             InputError: nothing to read, tokens of another tokenizer, a memory or checkpoint of another model,
                 or a checkpoint of another source or other settings.
         """
-        own = self._own(memory)
+        own = self.own(memory)
         if not isinstance(source, str | Path):
             return self._read_tokens(as_tokens(source), own, checkpoint, checkpoint_every, progress)
         with _workplace(checkpoint) as folder:
@@ -158,7 +158,7 @@ class Reader:
 
     def session(self, memory: Memory | None = None) -> Session:
         """Begin to read a text that comes in pieces; see :class:`rmt.session.Session`."""
-        own = self._own(memory)
+        own = self.own(memory)
         return Session(self, *self._begin(own))
 
     def read_many(
@@ -218,7 +218,7 @@ class Reader:
             InputError: no question, an empty one, a memory of several documents or of another model, or a
                 model that does not answer from memory alone.
         """
-        own = self._own(memory)
+        own = self.own(memory)
         assert own is not None
         return answer(self.model, self.tokenizer, own, list(questions), **generate)
 
@@ -256,6 +256,27 @@ class Reader:
     def _executor_at(self, position: int) -> Executor:
         """What reads from this token of a document on."""
         return self.executor.at(position // self.segment_size) if isinstance(self.executor, Compiled) else self.executor
+
+    def own(self, memory: Memory | None) -> Memory | None:
+        """A memory checked: of one document and of this model, by name and by shapes, moved to where the model is.
+
+        Raises:
+            InputError: of several documents, or of another model.
+        """
+        if memory is None:
+            return None
+        if memory.batch_size != 1:
+            raise InputError(
+                f"memory: expected that of one document, got {memory.batch_size}; take one: memory.index([0])"
+            )
+        if memory.meta.model not in ("", self.fingerprint()):
+            raise InputError(
+                f"memory: expected one of this model ({self.fingerprint()}), got one of model "
+                f"{memory.meta.model}; use the model that read the document, or read it again"
+            )
+        own = memory.detach().to(self.model.device)
+        self.model.state_of(own, 1)  # a memory that names no model says by its shapes that it is of another
+        return own
 
     def initial(self, batch_size: int = 1) -> State:
         """The state before anything is read."""
@@ -340,23 +361,6 @@ class Reader:
             TokenFile.open(tokens.path, self.tokenizer).close()
             return tokens.source, tokens.digest
         return "tokens", digest_of(tokens)
-
-    def _own(self, memory: Memory | None) -> Memory | None:
-        """A memory checked: of one document and of this model, by name and by shapes, moved to where the model is."""
-        if memory is None:
-            return None
-        if memory.batch_size != 1:
-            raise InputError(
-                f"memory: expected that of one document, got {memory.batch_size}; take one: memory.index([0])"
-            )
-        if memory.meta.model not in ("", self.fingerprint()):
-            raise InputError(
-                f"memory: expected one of this model ({self.fingerprint()}), got one of model "
-                f"{memory.meta.model}; use the model that read the document, or read it again"
-            )
-        own = memory.detach().to(self.model.device)
-        self.model.state_of(own, 1)  # a memory that names no model says by its shapes that it is of another
-        return own
 
 
 def _name_of(source: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -148,16 +149,25 @@ class Session:
 
     def memory(self, source: str, digest: str) -> Memory:
         """The memory of the blocks read so far, with what was read of a text of this name and digest."""
-        before = self._before
-        meta = MemoryMeta(
-            model=self._reader.fingerprint(),
-            tokens_read=before.tokens_read + self._position,
-            segments_read=before.segments_read + -(-self._position // self._reader.segment_size),
-            source=f"{before.source}, {source}" if before.source else source,
-            digest=hashlib.sha256((before.digest + digest).encode()).hexdigest() if before.digest else digest,
-            extra=self._reader.settings(),
+        meta = read_on(
+            self._before,
+            tokens=self._position,
+            segments=-(-self._position // self._reader.segment_size),
+            source=source,
+            digest=digest,
         )
-        return Memory(self._state, meta)
+        return Memory(self._state, replace(meta, model=self._reader.fingerprint(), extra=self._reader.settings()))
+
+
+def read_on(before: MemoryMeta, *, tokens: int, segments: int, source: str, digest: str) -> MemoryMeta:
+    """How a memory came to be when, behind what was read before, so much of a text of this name was read."""
+    return replace(
+        before,
+        tokens_read=before.tokens_read + tokens,
+        segments_read=before.segments_read + segments,
+        source=f"{before.source}, {source}" if before.source else source,
+        digest=hashlib.sha256((before.digest + digest).encode()).hexdigest() if before.digest else digest,
+    )
 
 
 def _bytes(ids: Any) -> bytes:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rmt.errors import InputError
 
@@ -13,7 +14,15 @@ _PAGES_KEPT = 32
 
 
 def pdf_text(path: Path) -> Iterator[str]:
-    """Text of each page of a PDF file that has any, ending in a newline.
+    """Text of each page of a PDF file that has any, ending in a newline; errors as of `pdf_pages`."""
+    for number, page in pdf_pages(path):
+        text = page_text(path, number, page)
+        if text:
+            yield text
+
+
+def pdf_pages(path: Path, kept: int = _PAGES_KEPT) -> Iterator[tuple[int, Any]]:
+    """Pages of a PDF file, numbered from 1, as pypdf's objects; what is parsed for them is kept for `kept` pages.
 
     A file that is encrypted with an empty password opens as readers open it.
 
@@ -36,17 +45,25 @@ def pdf_text(path: Path) -> Iterator[str]:
             f"{path}: expected an open PDF, got one with AES encryption; decrypt it or install cryptography"
         ) from None
     except Exception as error:  # a broken PDF makes the parser fail in any way
-        raise _broken(path, "", error) from None
+        raise broken_pdf(path, "", error) from None
     for number in range(pages):
-        if number % _PAGES_KEPT == 0:
+        if number % kept == 0:
             # The reader keeps every object it has parsed; what a page needs again it parses again.
             reader.resolved_objects.clear()
         try:
-            text = reader.pages[number].extract_text()
+            page = reader.pages[number]
         except Exception as error:
-            raise _broken(path, f", page {number + 1}", error) from None
-        if text.strip():
-            yield text.rstrip() + "\n"
+            raise broken_pdf(path, f", page {number + 1}", error) from None
+        yield number + 1, page
+
+
+def page_text(path: Path, number: int, page: Any) -> str:
+    """Text of one page, ending in a newline; "" where it has none."""
+    try:
+        text = page.extract_text()
+    except Exception as error:
+        raise broken_pdf(path, f", page {number}", error) from None
+    return text.rstrip() + "\n" if text.strip() else ""
 
 
 @contextmanager
@@ -60,6 +77,7 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _broken(path: Path, where: str, error: BaseException) -> InputError:
+def broken_pdf(path: Path, where: str, error: BaseException) -> InputError:
+    """What to say of a PDF file that the parser fails on."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return InputError(f"{path}{where}: expected a whole PDF, got one that is broken ({reason}); copy or print it again")

@@ -131,3 +131,21 @@ def test_images_that_do_not_match_are_named_by_row() -> None:
         model(input_ids=torn, attention_mask=mask, pixel_values=pixels)
     with pytest.raises(InputError, match="segment_size: expected at least 4"):
         model(input_ids=ids, attention_mask=mask, pixel_values=pixels, segment_size=3)
+
+
+@pytest.mark.parametrize("projector", ["linear", "pooled", "resampler"])
+def test_other_projectors_are_saved_and_read_the_same(projector: str, tmp_path: object) -> None:
+    llava = tiny_llava("clip")
+    model = recurrent(llava, projector=projector, projector_queries=3).eval()
+    tokens = {"linear": 4, "pooled": 1, "resampler": 3}[projector]
+    assert model.config.tokens_per_image == tokens
+    ids = torch.randint(1, 50, (2, 40))
+    ids[0, 5 : 5 + tokens] = ids[1, 20 : 20 + tokens] = IMAGE
+    pixels = torch.randn(2, 3, 16, 16)
+    model.save_pretrained(tmp_path)
+    again = LlavaRMT.from_pretrained(tmp_path).eval()
+    assert torch.equal(
+        model(input_ids=ids, pixel_values=pixels).logits, again(input_ids=ids, pixel_values=pixels).logits
+    )
+    other = model(input_ids=ids, pixel_values=pixels.flip(0)).logits
+    assert not torch.allclose(model(input_ids=ids, pixel_values=pixels).logits, other)
