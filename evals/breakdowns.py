@@ -62,6 +62,11 @@ BREAKDOWNS: dict[str, str] = {
     "unscramble": "evals.tasks.emergence.breakdown:tables",
     "modular_sums": "evals.tasks.emergence.breakdown:tables",
     "copying": "evals.tasks.emergence.breakdown:tables",
+    "image_needle": "evals.tasks.images.tables:tables",
+    "image_tagged": "evals.tasks.images.tables:tables",
+    "image_counting": "evals.tasks.images.tables:counting",
+    "image_unanswerable": "evals.tasks.images.tables:unanswerable",
+    "image_open": "evals.tasks.images.tables:free",
 }
 
 Maker = Callable[[Sequence[Row]], Sequence[Breakdown]]

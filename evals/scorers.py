@@ -52,6 +52,9 @@ SCORERS: dict[str, str] = {
     "dp": "evals.tasks.compositional.scoring:dp",
     "puzzle": "evals.tasks.compositional.puzzle.scoring:puzzle",
     "emergence": "evals.tasks.emergence.scoring:emergence",
+    "image": "evals.tasks.images.scoring:answer",
+    "image_count": "evals.tasks.images.scoring:count",
+    "image_free": "evals.tasks.images.scoring:free",
 }
 
 MEASURED = ("emergence",)  # scorers of what is measured (a dictionary); all others take text or a number

@@ -34,9 +34,9 @@ def parse(name: str) -> tuple[str, int]:
 
 
 def known(length: str) -> list[str]:
-    """The names of all tasks and groups at a length; without those that measure more than lm-eval asks."""
-    measured = ("emergence", *GROUPS.get("emergence", ()))
-    return [f"{PREFIX}{task}_{length}" for task in (*TASKS, *GROUPS) if task not in measured]
+    """The names of all tasks and groups at a length; without those that measure more than lm-eval asks, or show it."""
+    beyond = {"emergence", *GROUPS.get("emergence", ()), "images", *(task for task in TASKS if task[:6] == "image_")}
+    return [f"{PREFIX}{task}_{length}" for task in (*TASKS, *GROUPS) if task not in beyond]
 
 
 def wanted(patterns: Sequence[str]) -> list[str]:

@@ -46,6 +46,11 @@ TASKS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "unscramble": ("evals.tasks.emergence.tasks:Unscramble", {}),
     "modular_sums": ("evals.tasks.emergence.tasks:ModularSums", {}),
     "copying": ("evals.tasks.emergence.tasks:Copying", {}),
+    "image_needle": ("evals.tasks.images.needle:ImageNeedle", {}),
+    "image_tagged": ("evals.tasks.images.tagged:ImageTagged", {}),
+    "image_counting": ("evals.tasks.images.counting:ImageCounting", {}),
+    "image_unanswerable": ("evals.tasks.images.unanswerable:ImageUnanswerable", {}),
+    "image_open": ("evals.tasks.images.open_questions:ImageOpen", {}),
 }
 
 _BABI = (
@@ -87,6 +92,11 @@ ABOUT: dict[str, str] = {
     "unscramble": "few-shot words out of their scrambled letters",
     "modular_sums": "few-shot sums of several numbers modulo p",
     "copying": "few-shot copies of random strings, by length (the L of p^L)",
+    "image_needle": "the digit in a framed image, at a grid of depths (for models that see)",
+    "image_tagged": "2, 4 and 8 images, asked for by a frame's colour or a name (for models that see)",
+    "image_counting": "how many of a stream of images showed a digit or a colour (for models that see)",
+    "image_unanswerable": "images that came and images that never did (for models that see)",
+    "image_open": "open questions about images, from a file of yours (for models that see)",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -96,6 +106,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ruler-offline": tuple(name for name in _RULER if not name.startswith("qa_")),
     "sequences": ("copy", "reverse", "associative"),
     "emergence": _EMERGENCE,
+    "images": ("image_needle", "image_tagged", "image_counting", "image_unanswerable"),
 }
 
 

@@ -33,6 +33,7 @@ def test_names_of_ours_are_picked_out():
     assert wanted(["hellaswag", "rmt_qa1_3k", "rmt_qa1_3k", "ruler"]) == ["rmt_qa1_3k"]
     assert wanted(["rmt_qa2_*k"]) == [f"rmt_qa2_{n}k" for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)]
     assert wanted(["niah_*"]) == []
+    assert wanted(["rmt_image*", "rmt_emergence_*"]) == []  # lm-eval shows no images
     with pytest.raises(ValueError, match="nothing"):
         wanted(["rmt_nothing_4k"])
 

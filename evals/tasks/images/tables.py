@@ -1,0 +1,103 @@
+"""What the rows of image tasks say beyond a mean: by attribute and number of images, counts, refusals, open metrics.
+
+Only the score itself is looked at, no control. Intervals are 95%: Wilson's where answers are right or wrong, a
+bootstrap of the mean else. Knows no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evals.breakdowns import Breakdown, Entry, Estimate, of_memory
+from evals.rows import Row
+from evals.stats import bootstrap, wilson
+from evals.tasks.images.scoring import METRICS, words
+from evals.tasks.images.world import UNKNOWN
+
+_NOTE = "Intervals are 95%, Wilson's; questions of one document are not quite independent."
+
+
+def tables(rows: Sequence[Row]) -> list[Breakdown]:
+    """Accuracy by attribute, and by number of images where that differs, at each length."""
+    by = ("images", "attribute") if any("images" in _detail(row) for row in rows) else ("attribute",)
+    return _shown(
+        rows, "Accuracy by " + " and ".join(by), (*by, "n", "accuracy"), by, lambda own: (len(own), _right(own))
+    )
+
+
+def counting(rows: Sequence[Row]) -> list[Breakdown]:
+    """Exact answers and absolute errors, by attribute and by the right number."""
+
+    def line(own: Sequence[Row]) -> tuple[Entry, ...]:
+        errors = [float(error) for row in own if (error := _detail(row).get("error")) is not None]
+        mean = Estimate(sum(errors) / len(errors), bootstrap(errors), len(errors), percent=False) if errors else None
+        return len(own), _right(own), mean, len(own) - len(errors)
+
+    heads = ("n", "exact", "absolute error", "no number")
+    note = "The absolute error is the mean over answers that say one number, with a bootstrap interval of 95%."
+    found = _shown(rows, "Counting", ("attribute", *heads), ("attribute",), line, note)
+    return found + _shown(rows, "Counting, by the right number", ("right", *heads), ("count",), line, note)
+
+
+def unanswerable(rows: Sequence[Row]) -> list[Breakdown]:
+    """Rates on questions that have an answer and on those that have none, and their mean, the balanced score."""
+    lines: list[tuple[Entry, ...]] = []
+    for length, own in of_memory(rows).items():
+        some = [row for row in own if _detail(row).get("answerable") is True]
+        none = [row for row in own if _detail(row).get("answerable") is False]
+        balanced = None
+        if some and none:
+            balanced = Estimate((_right(some).value + _right(none).value) / 2, None, len(own))
+        refused = [float(words(row.answered) == [UNKNOWN]) for row in some]
+        shares = (_right(some) if some else None, _share(refused) if refused else None, _right(none) if none else None)
+        lines.append((length, len(own), *shares, balanced))
+    heads = ("tokens", "n", "answerable", "refused though answerable", "unanswerable", "balanced")
+    note = "Balanced is the mean of both rates: 50% for always saying unknown. Other intervals are 95%, Wilson's."
+    return [Breakdown(rows[0].task, "Answers and refusals", heads, tuple(lines), note)] if lines else []
+
+
+def free(rows: Sequence[Row]) -> list[Breakdown]:
+    """The three metrics of open answers at each length."""
+
+    def line(own: Sequence[Row]) -> tuple[Entry, ...]:
+        return len(own), *(_mean([float(_detail(row)[metric]) for row in own]) for metric in METRICS)
+
+    note = "The best of a question's answers by each metric; intervals are 95%, a bootstrap over questions."
+    kept = [row for row in rows if all(metric in _detail(row) for metric in METRICS)]
+    return _shown(kept, "Open answers", ("n", *METRICS), (), line, note)
+
+
+def _shown(
+    rows: Sequence[Row],
+    title: str,
+    heads: tuple[str, ...],
+    by: tuple[str, ...],
+    line: Callable[[Sequence[Row]], tuple[Entry, ...]],
+    note: str = _NOTE,
+) -> list[Breakdown]:
+    """A table with a line for each length and each value of some entries of the detail; none without rows."""
+    lines: list[tuple[Entry, ...]] = []
+    for length, own in of_memory(rows).items():
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in own:
+            if all(key in _detail(row) for key in by):
+                groups.setdefault(tuple(_detail(row)[key] for key in by), []).append(row)
+        lines += [(length, *value, *line(groups[value])) for value in sorted(groups)]
+    return [Breakdown(rows[0].task, title, ("tokens", *heads), tuple(lines), note)] if lines else []
+
+
+def _detail(row: Row) -> dict[str, Any]:
+    return dict(row.detail or {})
+
+
+def _right(rows: Sequence[Row]) -> Estimate:
+    return _share([float(row.correct) for row in rows])
+
+
+def _share(values: Sequence[float]) -> Estimate:
+    return Estimate(sum(values) / len(values), wilson(int(sum(values)), len(values)), len(values))
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    return Estimate(sum(values) / len(values), bootstrap(values), len(values))
