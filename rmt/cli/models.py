@@ -51,10 +51,23 @@ def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
 
     config = from_pretrained(AutoConfig.from_pretrained, str(folder))
     names = getattr(config, "architectures", None) or ["none"]
+    if names[0] == "LlavaRMT":
+        return _seeing(folder)
     if names[0] not in models.__all__:
         raise InputError(f"{folder}: expected one of our models, got {names[0]}; build one with from_backbone(...)")
     model = from_pretrained(getattr(models, names[0]).from_pretrained, str(folder)).eval()
     return model, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
+
+
+def _seeing(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
+    """A model that sees, and its processor."""
+    from transformers import LlavaProcessor
+
+    from multimodal import LlavaRMT
+    from rmt.models.building import load as from_pretrained
+
+    model = from_pretrained(LlavaRMT.from_pretrained, str(folder)).float().eval()
+    return model, from_pretrained(LlavaProcessor.from_pretrained, str(folder))
 
 
 def reader(name: str, dtype: str = "auto", executor: str = "auto") -> rmt.reader.Reader:
@@ -70,6 +83,11 @@ def reader(name: str, dtype: str = "auto", executor: str = "auto") -> rmt.reader
     model, tokenizer = load(name)
     if torch.cuda.is_available():
         model = model.to("cuda")  # type: ignore[arg-type]
+    if hasattr(tokenizer, "image_processor"):
+        from multimodal.reader import AlbumReader
+
+        made: Any = AlbumReader(model, tokenizer, dtype=dtype, executor=executor)  # type: ignore[arg-type]  # it sees
+        return made  # type: ignore[no-any-return]
     return Reader(model, tokenizer, dtype=dtype, executor=executor)
 
 
