@@ -16,9 +16,32 @@ from jaxtyping import Int
 from evals.model import Document, Sampling, Score
 from rmt.cli.recurrent import Recalled, RecurrentModel
 from rmt.errors import InputError
+from rmt.session import Tokens
 
 if TYPE_CHECKING:
     import multimodal.reader
+
+
+@dataclass(frozen=True)
+class Words:
+    """Token ids of a text in which nothing is an image, though it may say ``<image>``.
+
+    Attributes:
+        tokens: ids with a length, read in slices.
+        image_token: what is no word.
+        instead: the id that stands in its place.
+    """
+
+    tokens: Tokens
+    image_token: int
+    instead: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, part: slice) -> Int[np.ndarray, " tokens"]:
+        ids = np.asarray(self.tokens[part], dtype=np.int64)
+        return np.where(ids == self.image_token, self.instead, ids)
 
 
 @dataclass(frozen=True)
@@ -86,8 +109,12 @@ class PicturedModel:
         return self._words.fingerprint()
 
     def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
-        """Token ids without special tokens, int64."""
-        return self._words.encode(text)
+        """Token ids without special tokens, int64; no image is among them."""
+        return self.words(self._words.encode(text))[:]
+
+    def words(self, tokens: Tokens) -> Words:
+        """A text of this model's tokens without what would be taken for images."""
+        return Words(tokens, self.image_token, int(self._words.encode("image")[0]))
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
         """The text of token ids."""

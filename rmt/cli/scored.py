@@ -194,12 +194,21 @@ def source(scored: Any, background: rmt.data.TokenFile, seed: int, bare: bool) -
     """What documents are made of, with images where the model sees."""
     from evals.tasks.base import Source
 
-    plain = (scored.encode, scored.decode, background, background.digest, seed, bare)
     if not sees(scored):
-        return Source(*plain)
+        return Source(scored.encode, scored.decode, background, background.digest, seed, bare)
     from evals.tasks.images.documents import ImageSource
 
-    return ImageSource(*plain, scored.image_token, scored.tokens_per_image, scored.image_size)
+    return ImageSource(
+        scored.encode,
+        scored.decode,
+        scored.words(background),
+        background.digest,
+        seed,
+        bare,
+        image_token=scored.image_token,
+        tokens_per_image=scored.tokens_per_image,
+        size=scored.image_size,
+    )
 
 
 def innermost(scored: Any) -> Any:

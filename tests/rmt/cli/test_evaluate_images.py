@@ -61,6 +61,12 @@ def test_a_broken_run_goes_on(rmt, base, tmp_path):
     assert next(rows) == next(rows)
 
 
+def test_a_text_that_says_image_is_no_image(rmt, base, document, tmp_path):
+    document.write_text(document.read_text().replace("wall", "<image>"))
+    done = rmt(*base, "--tasks", "needle", "--out", tmp_path, "--controls", "none")
+    assert done.exit_code == 0, done.output
+
+
 def test_segments_are_a_length_in_segments_of_the_model(rmt, base, tmp_path):
     done = rmt(*base, "--tasks", "tagged", "--k", "4", "--segments", "16", "--out", tmp_path, "--controls", "none")
     assert done.exit_code == 0, done.output

@@ -96,6 +96,18 @@ def test_text_alone_is_read_as_by_a_model_of_text(sees, model):
     assert sees.score(state, np.array([], dtype=np.int64), [np.array([1500])])[0].tokens == 1
 
 
+def test_a_text_that_says_image_shows_none(sees, seeing_tokenizer):
+    said = "the tag <image> stands for a picture"
+    raw = np.asarray(seeing_tokenizer(said, add_special_tokens=False)["input_ids"])
+    assert (raw == sees.image_token).sum() == 1
+    ids = sees.encode(said)
+    assert sees.image_token not in ids
+    assert len(sees.words(raw)) == len(raw)
+    assert np.array_equal(sees.words(raw)[:], ids)
+    assert np.array_equal(sees.words(raw)[2:5], ids[2:5])
+    sees.read([Plain(np.tile(ids, 10))])
+
+
 def test_nothing_is_said_behind_images_without_a_question(sees):
     nothing = np.array([], dtype=np.int64)
     (state,) = sees.read([album(sees.image_token, 60, 2)])
