@@ -119,6 +119,7 @@ class AlbumReader:
         self,
         source: str | Path | Iterable[Piece],
         *,
+        name: str | None = None,
         memory: Memory | None = None,
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 1_000_000,
@@ -129,6 +130,7 @@ class AlbumReader:
         Args:
             source: a path or a name that :func:`multimodal.documents.iter_pieces` knows (a folder of images, Markdown,
                 PDF, an image, text), or the document itself as text and figures in order.
+            name: what a memory calls the document; None for the path.
             memory: what was read before, of one document; None for nothing.
             checkpoint: a file to keep the state in. Where it is there already, the document up to there is looked
                 through without being read, reading goes on from it, and the result is that of an unbroken run to the
@@ -146,10 +148,8 @@ class AlbumReader:
                 settings.
         """
         own = self._reader.own(memory)
-        named = isinstance(source, str | Path)
-        name = "standard input" if source == "-" else str(source) if named else "pieces"
         pieces: Iterable[Any] = iter_pieces(source) if isinstance(source, str | Path) else source
-        course = Course(self, name, own)
+        course = Course(self, name or _name_of(source), own)
         keeper = None if checkpoint is None else course.keep_at(Path(checkpoint), checkpoint_every)
         with Progress("reading", None, progress) as bar:
             return self._read(of_pieces(pieces, self.tokenizer), course, keeper, bar)
@@ -244,3 +244,10 @@ class AlbumReader:
             ids = torch.nn.functional.pad(ids, (0, fill))
             made.append(Segment(*(t[None].to(self.model.device) for t in (ids, mask, source))))
         return made
+
+
+def _name_of(source: Any) -> str:
+    """What a memory calls its document."""
+    if not isinstance(source, str | Path):
+        return "pieces"
+    return "standard input" if source == "-" else str(source)

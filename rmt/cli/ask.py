@@ -26,6 +26,7 @@ def ask(
     Examples:
       rmt ask peace.memory "Where is Mary?"
       rmt ask peace.memory "Where is Mary?" "What is north of the garden?" --json
+      rmt ask album.memory "What digit was in the red frame?" --model llava-rmt
     """
     from rmt.cli import models
     from rmt.memory import Memory

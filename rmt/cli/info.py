@@ -83,7 +83,8 @@ def model_facts(name: str) -> dict[str, Any]:
     from rmt.cli import models
     from rmt.executors import auto_dtype, choose
 
-    model, tokenizer = models.load(name)
+    model, processor = models.load(name)
+    tokenizer = getattr(processor, "tokenizer", processor)
     config = model.config
     executor, why = choose(config, device=model.device.type)
     memory = model.initial_memory(1)
@@ -98,6 +99,7 @@ def model_facts(name: str) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "vocabulary": len(tokenizer),
         **({"words": " ".join(sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)))} if few else {}),
+        **(image_facts(config) if hasattr(processor, "image_processor") else {}),
         "segment_size": config.segment_size,
         "memory_tokens": config.num_memory_tokens,
         "memory": config.memory,
@@ -111,6 +113,18 @@ def model_facts(name: str) -> dict[str, Any]:
         "reading_dtype": _name(auto_dtype(model.device)),
         "executor": executor.name,
         "why": why,
+    }
+
+
+def image_facts(config: Any) -> dict[str, Any]:
+    """How a model sees, and what an image costs."""
+    vision = config.llava_config.vision_config
+    return {
+        "vision": vision.model_type,
+        "image_size": vision.image_size,
+        "patches_per_image": config.patches,
+        "projector": config.projector,
+        "tokens_per_image": config.tokens_per_image,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,15 @@ from rmt.executors import EXECUTORS  # `import rmt` has brought them along alrea
 if TYPE_CHECKING:
     # Named in full below, so that the shape checks of the tests find them too.
     import rmt.models.base
-    import rmt.reader
 
 BUNDLED = "minilm-rmt"
-MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt) or a folder."
+SEES = "LlavaRMT"  # the architecture of a model for images
+MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt; llava-rmt sees images) or a folder."
 EXECUTOR_HELP = f"{', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}."
 
 
 def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
-    """A model and its tokenizer, by name or folder.
+    """A model and its tokenizer, by name or folder; of a model that sees its processor, which has the tokenizer.
 
     Raises:
         InputError: no model of that name.
@@ -34,15 +35,29 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
         return pretrained.load_folder(folder)
     if os.path.isfile(folder / "config.json"):
         return from_folder(folder)
+    if name in pretrained.names() and sees(pretrained.HERE / name):
+        model, processor = from_folder(pretrained.HERE / name)
+        return model.float(), processor
     return pretrained.load(BUNDLED if name == "bundled" else name)
 
 
+def sees(folder: Path) -> bool:
+    """Whether a folder holds a model of ours for images."""
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return names == [SEES]
+
+
 def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
-    """A model that ``save_pretrained`` wrote, with the tokenizer that was saved beside it.
+    """A model that ``save_pretrained`` wrote, with the tokenizer, or the processor, that was saved beside it.
 
     Raises:
-        InputError: a model of another kind, or no tokenizer.
+        InputError: a model of another kind, or no tokenizer or processor.
     """
+    if sees(folder):
+        return that_sees(folder)
     from transformers import AutoConfig, AutoTokenizer
 
     from rmt import models
@@ -51,27 +66,38 @@ def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
 
     config = from_pretrained(AutoConfig.from_pretrained, str(folder))
     names = getattr(config, "architectures", None) or ["none"]
-    if names[0] == "LlavaRMT":
-        return _seeing(folder)
     if names[0] not in models.__all__:
         raise InputError(f"{folder}: expected one of our models, got {names[0]}; build one with from_backbone(...)")
     model = from_pretrained(getattr(models, names[0]).from_pretrained, str(folder)).eval()
     return model, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
 
 
-def _seeing(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
-    """A model that sees, and its processor."""
+def that_sees(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
+    """A model for images, and the processor that was saved beside it.
+
+    Raises:
+        InputError: no processor.
+    """
     from transformers import LlavaProcessor
 
-    from multimodal import LlavaRMT
+    import multimodal
+    from rmt.errors import InputError
     from rmt.models.building import load as from_pretrained
 
-    model = from_pretrained(LlavaRMT.from_pretrained, str(folder)).float().eval()
-    return model, from_pretrained(LlavaProcessor.from_pretrained, str(folder))
+    model = from_pretrained(multimodal.LlavaRMT.from_pretrained, str(folder)).eval()
+    try:
+        return model, from_pretrained(LlavaProcessor.from_pretrained, str(folder))
+    except InputError as error:
+        raise InputError(
+            f"{folder}: expected a processor beside the model, got none that can be loaded; save it there: "
+            "processor.save_pretrained(...)"
+        ) from error
 
 
-def reader(name: str, dtype: str = "auto", executor: str = "auto") -> rmt.reader.Reader:
+def reader(name: str, dtype: str = "auto", executor: str = "auto") -> Any:
     """A reader over a model, by name or folder, on the GPU where there is one.
+
+    It is a :class:`rmt.reader.Reader`, or where the model sees a :class:`multimodal.reader.AlbumReader`.
 
     Raises:
         InputError: no model of that name, or a dtype or executor that does not suit it.
@@ -86,8 +112,8 @@ def reader(name: str, dtype: str = "auto", executor: str = "auto") -> rmt.reader
     if hasattr(tokenizer, "image_processor"):
         from multimodal.reader import AlbumReader
 
-        made: Any = AlbumReader(model, tokenizer, dtype=dtype, executor=executor)  # type: ignore[arg-type]  # it sees
-        return made  # type: ignore[no-any-return]
+        seeing: Any = model
+        return AlbumReader(seeing, tokenizer, dtype=dtype, executor=executor)
     return Reader(model, tokenizer, dtype=dtype, executor=executor)
 
 

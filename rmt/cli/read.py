@@ -16,13 +16,16 @@ from rmt.cli.models import EXECUTOR_HELP, MODEL_HELP
 if TYPE_CHECKING:
     import rmt.memory
 
+# What holds text and nothing else: not worth a look for images, which takes long to import.
+TEXT_KINDS = (".txt", ".text", ".rst", ".py", ".parquet")
+
 
 def read(
     document: Annotated[
         str,
         typer.Argument(
-            help="A text, PDF, JSONL or Parquet file, a folder, - for standard input, hub:NAME[:CONFIG] for "
-            "a data set, installed:[NAME,NAME] for the English in installed packages."
+            help="A text, Markdown, PDF, JSONL or Parquet file, an image, a folder, - for standard input, "
+            "hub:NAME[:CONFIG] for a data set, installed:[NAME,NAME] for the English in installed packages."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The memory file to write.")],
@@ -32,6 +35,9 @@ def read(
     every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 1_000_000,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     executor: Annotated[str, typer.Option(help=EXECUTOR_HELP)] = "auto",
+    skip_images: Annotated[
+        bool, typer.Option("--skip-images", help="Read only the text of a document that shows images.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a bar on standard error.")] = True,
 ) -> None:
@@ -46,6 +52,7 @@ def read(
       rmt read book.pdf -o book.memory --resume
       zcat corpus.txt.gz | rmt read - -o corpus.memory
       rmt read volume2.txt --memory volume1.memory -o both.memory
+      rmt read album/ -o album.memory --model llava-rmt
     """
     from rmt.cli import models
     from rmt.data.sources import iter_text
@@ -58,6 +65,9 @@ def read(
         raise InputError(f"{output}: expected a file in a folder that is there, got none; choose another output")
     iter_text(document)  # a document that is not there should not wait for a model
     reader = models.reader(model, dtype, executor)
+    sees = hasattr(reader, "read_tokens")
+    if not sees and not skip_images:
+        refuse_images(document, model)
     before = None if memory is None else Memory.load(memory)
     checkpoint = output.with_name(output.name + ".partial")
     if checkpoint.exists() and not resume:
@@ -66,12 +76,36 @@ def read(
         )
     if resume and not as_json:
         typer.echo(resumed(checkpoint))
-    started = time.monotonic()
-    after = reader.read(document, memory=before, checkpoint=checkpoint, checkpoint_every=every, progress=progress)
+    started, kept = time.monotonic(), checkpoint.exists()
+    how: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every": every, "progress": progress}
+    try:
+        if sees and skip_images:
+            after = reader.read(iter_text(document), name=document, memory=before, **how)
+        else:
+            after = reader.read(document, memory=before, **how)
+    except InputError as error:
+        if kept or not checkpoint.exists():
+            raise
+        raise InputError(f"{error}. What was read before it is kept: go on with --resume") from error
     seconds = time.monotonic() - started
     after.save(output)
     checkpoint.unlink(missing_ok=True)
     typer.echo(said(after, output, seconds, as_json))
+
+
+def refuse_images(document: str, model: str) -> None:
+    """Refuse a document that shows images to a model that does not see: what it is asked of them it would make up."""
+    from rmt.errors import InputError
+
+    if document == "-" or document.startswith(("hub:", "installed:")) or Path(document).suffix.lower() in TEXT_KINDS:
+        return
+    from multimodal.documents import has_images
+
+    if has_images(document):
+        raise InputError(
+            f"{document}: expected text for {model}, which does not see, got a document with images; read it with a "
+            "model that sees (--model FOLDER), or only its text (--skip-images)"
+        )
 
 
 def resumed(checkpoint: Path) -> str:
@@ -99,15 +133,16 @@ def refuse_long_name(output: Path) -> None:
 def said(memory: rmt.memory.Memory, path: Path, seconds: float, as_json: bool) -> str:
     """What became of a document, in a line or as JSON."""
     meta = memory.meta
+    images = int(meta.extra.get("images", 0))
     if not as_json:
-        return (
-            f"{path}: {meta.tokens_read:,} tokens of {meta.source} in {memory.nbytes:,} bytes of memory "
-            f"({seconds:.1f} s)"
-        )
+        what = f"{meta.tokens_read:,} tokens of {meta.source}"
+        what += f", with {images:,} image{'' if images == 1 else 's'}," if images else ""
+        return f"{path}: {what} in {memory.nbytes:,} bytes of memory ({seconds:.1f} s)"
     facts: dict[str, Any] = {
         "path": str(path),
         "tokens_read": meta.tokens_read,
         "segments_read": meta.segments_read,
+        "images_read": images,
         "source": meta.source,
         "digest": meta.digest,
         "model": meta.model,

@@ -49,10 +49,10 @@ def by_forward(model: LlavaRMT, document: list[str | Figure]) -> Memory:
     return memory.detach()
 
 
-def close(a: Memory, b: Memory) -> bool:
-    """Up to rounding, which a recurrence that never forgets adds up."""
+def close(a: Memory, b: Memory, tolerance: float = 1e-5) -> bool:
+    """Up to rounding, relative to the largest number."""
     pairs = [(t, b.tensors[name]) for name, t in a.tensors.items()]
-    return all(float((x - y).abs().max()) <= 1e-5 * float(y.abs().max()) for x, y in pairs)
+    return all(float((x - y).abs().max()) <= tolerance * float(y.abs().max()) for x, y in pairs)
 
 
 def same(a: Memory, b: Memory) -> bool:
@@ -82,15 +82,16 @@ def test_equals_the_model_itself(memory: str, executor: str) -> None:
     assert got.meta.segments_read == wanted.meta.segments_read
     assert got.meta.tokens_read == wanted.meta.tokens_read
     assert got.meta.extra["images"] == "12"
-    assert close(got, wanted)
-    assert not close(wanted, made.initial_memory(1).detach()), "it wrote"
+    # A plain memory is written anew 18 times by random weights, which multiply rounding each time.
+    assert close(got, wanted, 1e-3 if memory == "plain" else 1e-5)
+    assert not close(wanted, made.initial_memory(1).detach(), 0.1), "it wrote"
 
 
 def test_images_matter() -> None:
     reader, document = kit.reader(kit.model("plain")), kit.album()
     other = [Figure(kit.picture(99), p.label, p.after) if p is document[11] else p for p in document]
     a, b = reader.read(document, progress=False), reader.read(other, progress=False)
-    assert not close(a, b)
+    assert not close(a, b, 0.1)
     assert a.meta.digest != b.meta.digest
 
 

@@ -1,0 +1,44 @@
+"""Read an album into a memory, keep it, and ask about what was in it.
+
+    python scripts/ask_about_images.py album/ "what digit was in the red frame?"
+
+Reads a folder of images and text, Markdown, a PDF file or one image, in a stream: it takes no more memory for a
+thousand images than for ten. The memory is written to album.memory; asked again, the album is not read again. MODEL is
+a folder that `LlavaRMT.save_pretrained` and its processor's wrote, by default the bundled one.
+
+Time: about as long as the vision tower takes for the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from transformers import LlavaProcessor
+
+from multimodal import LlavaRMT
+from multimodal.reader import AlbumReader
+from rmt import Memory, pretrained
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("album", help="a folder, a Markdown or PDF file, or an image")
+    parser.add_argument("questions", nargs="+")
+    parser.add_argument("--model", type=Path, default=pretrained.HERE / "llava-rmt")
+    parser.add_argument("--memory", type=Path, default=Path("album.memory"))
+    args = parser.parse_args()
+
+    model = LlavaRMT.from_pretrained(args.model).eval()
+    reader = AlbumReader(model, LlavaProcessor.from_pretrained(args.model))
+    if not args.memory.exists():
+        memory = reader.read(args.album)
+        memory.save(args.memory)
+        print(f"{memory.meta.extra['images']} images in {memory.nbytes:,} bytes of memory")
+    for answer in reader.ask(Memory.load(args.memory, reader), args.questions):
+        print(f"{answer.question}  {answer.text}")
+
+
+if __name__ == "__main__":
+    main()
