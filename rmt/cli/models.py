@@ -35,10 +35,25 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
         return pretrained.load_folder(folder)
     if os.path.isfile(folder / "config.json"):
         return from_folder(folder)
-    if name in pretrained.names() and sees(pretrained.HERE / name):
-        model, processor = from_folder(pretrained.HERE / name)
-        return model.float(), processor
-    return pretrained.load(BUNDLED if name == "bundled" else name)
+    if name == "bundled" or name in pretrained.names():
+        return pretrained.load(BUNDLED if name == "bundled" else name)
+    return bundled_that_sees(name)
+
+
+def bundled_that_sees(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
+    """A bundled model for images, and its processor.
+
+    Raises:
+        InputError: no bundled model of that name, of either kind.
+    """
+    from multimodal import pretrained as seeing
+    from rmt import pretrained
+    from rmt.errors import InputError
+
+    if name not in seeing.names():
+        known = ", ".join(sorted([*pretrained.names(), *seeing.names()]))
+        raise InputError(f"{name}: expected a folder or a bundled model ({known}), got neither")
+    return seeing.load(name)
 
 
 def sees(folder: Path) -> bool:
@@ -78,20 +93,11 @@ def that_sees(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     Raises:
         InputError: no processor.
     """
-    from transformers import LlavaProcessor
-
-    import multimodal
-    from rmt.errors import InputError
+    from multimodal.llava import LlavaRMT
+    from multimodal.pretrained import processor_of
     from rmt.models.building import load as from_pretrained
 
-    model = from_pretrained(multimodal.LlavaRMT.from_pretrained, str(folder)).eval()
-    try:
-        return model, from_pretrained(LlavaProcessor.from_pretrained, str(folder))
-    except InputError as error:
-        raise InputError(
-            f"{folder}: expected a processor beside the model, got none that can be loaded; save it there: "
-            "processor.save_pretrained(...)"
-        ) from error
+    return from_pretrained(LlavaRMT.from_pretrained, str(folder)).eval(), processor_of(folder)
 
 
 def reader(name: str, dtype: str = "auto", executor: str = "auto") -> Any:
