@@ -19,7 +19,7 @@ from rmt.errors import InputError
 from rmt.layers import layers_of
 from rmt.models.base import RMTPreTrainedModel
 
-# What is trained on which data: disjoint (LLaMA-Adapter V2, section 3.2).
+# What is trained on which data: disjoint (LLaMA-Adapter V2, section 4.2).
 GROUPS = ("images", "text")
 KINDS = (*GROUPS, "all", "none")
 

@@ -1,7 +1,7 @@
 """Adaption prompts in an attention module (LLaMA-Adapter, arXiv 2303.16199, section 3.2): zero-init attention.
 
 For a query q of head h, with keys K and values V of the words, and keys K_p = W_k P, V_p = W_v P of K learned prompts P
-(equations 3 to 7)
+(equations 2 to 8)
 
     S = [softmax(q K_p^T / sqrt(d)) * tanh(g_h) ; softmax(q K^T / sqrt(d))],   output = S [V_p ; V]
 
@@ -120,7 +120,7 @@ class Prompts(nn.Module):
         return out
 
     def _with(self, picture: Picture | None) -> Tensor:
-        """Prompts of shape (1 or batch, count, hidden), the picture added to each (section 3.4)."""
+        """Prompts of shape (1 or batch, count, hidden), the picture added to each (section 3.3)."""
         assert self.prompts is not None
         if picture is None or not self.adds:
             return self.prompts[None]

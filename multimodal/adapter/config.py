@@ -21,7 +21,8 @@ class AdapterConfig:
         adapter_len: prompts in a layer (K).
         adapter_layers: layers that have them, counted from the top (L).
         visual_layers: with ``v2``, layers counted from the bottom whose prompts are pictures. Together with
-            ``adapter_layers`` no more than there are: the paper keeps the two apart.
+            ``adapter_layers`` no more than there are: the paper keeps the two apart. Published for LLaMA-7B (section
+            5.1): ``AdapterConfig("v2", adapter_len=20, adapter_layers=31, visual_layers=1)``.
         prompt_std: spread of fresh prompts. They stand where normed hidden states do, whose spread is about 1.
 
     Raises:

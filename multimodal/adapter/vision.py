@@ -1,7 +1,7 @@
 """Features of images for an adapter: several layers of a vision tower side by side, and their projection.
 
-LLaMA-Adapter (arXiv 2303.16199, section 3.4) takes global features of several scales, I_p = Projection(Concat({I_m})),
-one vector an image; LLaMA-Adapter V2 (arXiv 2304.15010, section 3.3) takes visual tokens. Knows nothing of prompts.
+LLaMA-Adapter (arXiv 2303.16199, section 3.3) takes global features of several scales, I_p = Projection(Concat({I_m})),
+one vector an image; LLaMA-Adapter V2 (arXiv 2304.15010, section 4.3) takes visual tokens. Knows nothing of prompts.
 """
 
 from __future__ import annotations

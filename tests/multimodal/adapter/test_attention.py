@@ -228,6 +228,15 @@ def test_second_version_trains_disjoint_groups_and_counts():
     assert len(norms_of(model.model)) == 65
 
 
+def test_scale_and_bias_are_the_papers_with_a_bias_that_is_there():
+    """Equation 1 of V2: the new bias is scaled too."""
+    model = stirred(families.build("qwen2"), AdapterConfig("v2", adapter_len=3, adapter_layers=1))
+    linear, x = model.model.layers[0].self_attn.q_proj, torch.randn(2, 16)
+    s, b = linear.adapter_scale, linear.adapter_bias
+    assert min(float(t.detach().abs().max()) for t in (s - 1, b, linear.bias)) > 0.01
+    torch.testing.assert_close(linear(x), s * (x @ linear.weight.T + linear.bias + b))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
