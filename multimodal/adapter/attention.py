@@ -217,11 +217,29 @@ def adapted(kind: Any) -> type[nn.Module]:
             )
         return out
 
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # By the class that it is derived from: a class made here is not found by its name.
+        return _blank, (kind,), vars(self).copy()
+
     # A model family's own eager attention lies beside its attention module, not among transformers' functions.
     lies = (getattr(sys.modules[some.__module__], "eager_attention_forward", None) for some in kind.__mro__)
     eager: Any = next((function for function in lies if function is not None), None)
-    inside = {"forward": forward, "eager": staticmethod(eager), "__module__": __name__}
+    inside = {
+        "forward": forward,
+        "eager": staticmethod(eager),
+        "__reduce_ex__": __reduce_ex__,
+        "__module__": __name__,
+    }
     return type(f"Adapted{kind.__name__}", (kind,), inside)
+
+
+def _blank(kind: Any) -> nn.Module:
+    """An adapted module with nothing in it, for copies and pickles."""
+    if NAME not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+    made: Any = adapted(kind)
+    blank: nn.Module = made.__new__(made)
+    return blank
 
 
 def adapt(attention: nn.Module, prompts: Prompts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -61,7 +62,8 @@ def test_identity_at_zero_gate_and_change_beyond(kind, implementation):
             torch.nn.init.constant_(parameter, 0.7)
     after = model(input_ids=ids)[0]
     assert (after - before).abs().max() > 0.01
-    assert torch.equal(copy.deepcopy(model)(input_ids=ids)[0], after)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(input_ids=ids)[0], after)
 
 
 @pytest.mark.parametrize("kind", sorted(ATTENTIONS))
@@ -242,6 +244,7 @@ def test_scale_and_bias_are_the_papers_with_a_bias_that_is_there():
     [
         (lambda: AdapterConfig("v3"), "variant"),
         (lambda: AdapterConfig(adapter_len=0), "adapter_len"),
+        (lambda: AdapterConfig(prompt_std=float("inf")), "prompt_std"),
         (lambda: AdapterConfig(visual_layers=1), "visual_layers=0"),
         (lambda: attach(llama(), AdapterConfig()), "at most 3 layers"),
         (lambda: attach(stirred(llama(), SMALL), SMALL), "without one"),
@@ -252,6 +255,16 @@ def test_scale_and_bias_are_the_papers_with_a_bias_that_is_there():
 def test_bad_input_is_one_clear_error(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+def test_a_configuration_of_other_types_is_refused(unchecked):
+    """As a file may bring it."""
+    with pytest.raises(InputError, match="prompt_std"):
+        AdapterConfig.from_dict({"prompt_std": "1"})
+    with pytest.raises(InputError, match="adapter_len"):
+        AdapterConfig.from_dict({"adapter_len": None})
+    with pytest.raises(InputError, match="a dictionary"):
+        AdapterConfig.from_dict([1])
 
 
 def test_a_picture_that_does_not_fit():
