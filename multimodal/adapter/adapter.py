@@ -27,6 +27,9 @@ KINDS = (*GROUPS, "all", "none")
 def attach(model: nn.Module, config: AdapterConfig, *, freeze: bool = True) -> None:
     """Put an adapter on a model, in place; it changes no output until it is trained.
 
+    Save it by :func:`multimodal.adapter.save_adapter`: in a folder of the model's own ``save_pretrained`` it lies too,
+    but ``from_pretrained`` makes a model without it (:class:`multimodal.adapter.LlamaAdapterRMT` excepted).
+
     Args:
         model: of a family in :data:`multimodal.adapter.attention.ATTENTIONS`: a Hugging Face model, the same wrapped by
             PEFT, or a recurrent model over one.
