@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "minilm-rmt"
 SEES = "LlavaRMT"  # the architecture of a model for images
+PROMPTED = "LlamaAdapterRMT"  # and of one with an adapter, of which commands read text only
 MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt; llava-rmt sees images) or a folder."
 EXECUTOR_HELP = f"{', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}."
 
@@ -32,6 +33,7 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     if os.path.isfile(folder / "model" / "config.json"):  # the output of `rmt train`
         folder = folder / "model"
     if os.path.isfile(folder / "adapter_config.json"):
+        refuse_prompts(folder)
         return pretrained.load_folder(folder)
     if os.path.isfile(folder / "config.json"):
         return from_folder(folder)
@@ -56,13 +58,35 @@ def bundled_that_sees(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, An
     return seeing.load(name)
 
 
+def refuse_prompts(folder: Path) -> None:
+    """Refuse an adapter of :mod:`multimodal.adapter`, which is no model by itself and does not say where one is."""
+    from rmt.errors import InputError
+
+    if str(of_json(folder / "adapter_config.json").get("format", "")).startswith("llama-adapter/"):
+        raise InputError(
+            f"{folder}: expected a model, got a LLaMA-Adapter alone; put it on its base and save both: "
+            "load_adapter(model, folder), model.save_pretrained(...) of a LlamaAdapterRMT"
+        )
+
+
 def sees(folder: Path) -> bool:
-    """Whether a folder holds a model of ours for images."""
+    """Whether a folder holds a model of ours for images that documents show."""
+    return architecture(folder) == SEES
+
+
+def architecture(folder: Path) -> str:
+    """The class of the model in a folder, empty where it does not say."""
+    names = of_json(folder / "config.json").get("architectures")
+    return str(names[0]) if isinstance(names, list) and len(names) == 1 else ""
+
+
+def of_json(path: Path) -> dict[str, Any]:
+    """What a file says, nothing where it is none of JSON or holds something else."""
     try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError):
-        return False
-    return names == [SEES]
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
@@ -79,6 +103,11 @@ def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     from rmt.errors import InputError
     from rmt.models.building import load as from_pretrained
 
+    if architecture(folder) == PROMPTED:
+        from multimodal.adapter import LlamaAdapterRMT
+
+        prompted = from_pretrained(LlamaAdapterRMT.from_pretrained, str(folder)).eval()
+        return prompted, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
     config = from_pretrained(AutoConfig.from_pretrained, str(folder))
     names = getattr(config, "architectures", None) or ["none"]
     if names[0] not in models.__all__:
