@@ -61,6 +61,8 @@ class Conversations:
         batch_size: int = 8,
         seed: int = 0,
         skip: Skipped | None = None,
+        image_token: str | None = None,
+        chat_template: str | None = None,
     ) -> Conversations:
         """From a file in LLaVA's format or of messages (:func:`multimodal.documents.llava_json.read_samples`).
 
@@ -70,6 +72,7 @@ class Conversations:
             tokens_per_image: image tokens of an image.
             pixels, batch_size, seed: as of this class.
             skip: None: a bad sample is an error. Else bad ones are counted in it and left out.
+            image_token, chat_template: in place of the tokenizer's, as a processor has them.
 
         Raises:
             InputError: a bad sample, broken JSON, no sample at all, or a tokenizer without an image token.
@@ -81,7 +84,7 @@ class Conversations:
         padding = getattr(tokenizer, "pad_token_id", None)
         return cls(
             found,
-            ChatEncoder(tokenizer, tokens_per_image),
+            ChatEncoder(tokenizer, tokens_per_image, image_token, chat_template),
             pixels,
             batch_size,
             0 if padding is None else int(padding),
