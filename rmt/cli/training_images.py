@@ -239,5 +239,6 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
     trainer.go_on(last_checkpoint(output) if resume else None)
     if albums and inner(model).config.eos_token_id is None:
         inner(model).generation_config.max_new_tokens = 1  # answers are one word, and no end was learned behind it
-    save(trainer.model, processor, output / "model", base_name(settings))
+    if trainer.is_world_process_zero():  # processes that write one file each at once leave a mixture
+        save(trainer.model, processor, output / "model", base_name(settings))
     return output / "model"

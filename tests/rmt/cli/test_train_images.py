@@ -235,6 +235,16 @@ def test_conversations_of_files_are_trained_on(number: int, first: Path, tmp_pat
     assert (config.gate_penalty, config.gate_threshold) == (0, 0.1)
 
 
+def test_one_process_of_several_writes_the_model(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmt.training import CurriculumTrainer
+
+    said = [{"from": "human", "value": "which is it?"}, {"from": "gpt", "value": "the red one"}]
+    (tmp_path / "chats.json").write_text(json.dumps([{"conversations": said}]))
+    how = [*TINY, "optim.steps=1", f"model.init={first / 'model'}", f"data.llava={tmp_path / 'chats.json'}"]
+    monkeypatch.setattr(CurriculumTrainer, "is_world_process_zero", lambda self: False)
+    assert not run(override(ImageSettings(), [*how, f"output={tmp_path / 'second'}"])).exists()
+
+
 def test_what_is_not_said_is_as_the_model_to_go_on_from_has_it(tmp_path: Path) -> None:
     from rmt.cli.training_images_model import build, small
 
