@@ -112,6 +112,34 @@ def test_a_folder_in_natural_order(tmp_path):
     assert has_images(tmp_path)
 
 
+def test_names_that_begin_like_a_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(paint(tmp_path / "~red.png", "red").parent)
+    Path("page.md").write_text("![a](~red.png)")
+    assert read("page.md") == [("a", RED, "")]
+    assert read("~red.png") == [("~red.png", RED, "")]
+    Path("page.md").write_text("text")
+    assert read(".") == ["text\n\n", ("~red.png", RED, "")]
+    with pytest.raises(InputError, match="nothing of that name"):
+        iter_pieces("~nobody/red.png")
+
+
+def test_links_in_circles_and_closed_folders(tmp_path, monkeypatch):
+    paint(tmp_path / "b.png", "red")
+    (tmp_path / "round").symlink_to(tmp_path)
+    assert read(tmp_path) == [("b.png", RED, "")]
+    (tmp_path / "a.png").symlink_to("a.png")
+    assert has_images(tmp_path)
+    with pytest.raises(InputError, match=r"a\.png: expected an image, got nothing of that name"):
+        read(tmp_path)
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(InputError, match="expected a folder that can be read, got Permission denied"):
+        read(tmp_path)
+
+
 def test_an_index_is_the_album(album):
     (album / "album.md").write_text("only ![r](red.png)\n")
     assert read(album) == ["only ", ("r", RED, ""), "\n"]
