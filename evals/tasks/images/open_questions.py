@@ -148,9 +148,12 @@ class OpenDocument(ImageDocument):
 
     def gives_away(self, other: Any) -> bool:
         """Whether this document shows the picture that ``other`` asks about, or answers its question as that does."""
-        asked: Any = other.items.given[0]
-        shown: Any = self.items.given
-        return asked.path in [picture.path for picture in shown] or super().gives_away(other)
+        if isinstance(other, OpenDocument):
+            asked: Any = other.items.given[0]
+            shown: Any = self.items.given
+            if asked.path in [picture.path for picture in shown]:
+                return True
+        return super().gives_away(other)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from evals.breakdowns import breakdowns
 from evals.memory_eval import _plan
 from evals.rows import Row
 from evals.scorers import assess, score
+from evals.tasks.images.needle import ImageNeedle
 from evals.tasks.images.open_questions import FilePicture, ImageOpen, load
 from evals.tasks.images.tables import counting
 from multimodal.images import open_image
@@ -140,6 +141,9 @@ def test_a_swapped_memory_never_saw_the_image_that_is_asked_about(tmp_path: Path
                     assert documents[ask.document].items.given[0].path not in held
                     lent += 1
         assert lent == 24
+    one, other = next(ImageNeedle().documents(source(Words()), 300, 1)), documents[0]
+    assert not one.gives_away(other)  # tasks that run together
+    assert not other.gives_away(one)
 
 
 def test_images_are_shown_as_they_are_read(tmp_path: Path) -> None:
