@@ -15,9 +15,10 @@ from evals.breakdowns import breakdowns
 from evals.memory_eval import _plan
 from evals.rows import Row
 from evals.scorers import assess, score
+from evals.stats import wilson
 from evals.tasks.images.needle import ImageNeedle
 from evals.tasks.images.open_questions import FilePicture, ImageOpen, load
-from evals.tasks.images.tables import counting
+from evals.tasks.images.tables import counting, tables
 from multimodal.images import open_image
 
 from .seeing import PER, Seeing, source
@@ -79,6 +80,21 @@ def test_errors_of_counts_are_averaged_over_numbers() -> None:
     (line,) = first.lines
     assert (line[2], line[3].value, line[4].value, line[4].n, line[5]) == (3, pytest.approx(1 / 3), 1, 2, 1)
     assert by.lines[0][1] == 2
+
+
+def test_intervals_are_of_documents_not_of_their_questions() -> None:
+    # A memory that holds all or nothing: eight answers from it are worth one.
+    rows = [
+        Row("image_tagged", 9, MEMORY, document, number, f"{document}", "", ("two",), "two", float(document < 2),
+            "image", f"{number}?", (), {"attribute": "digit", "images": 8})
+        for document in range(4) for number in range(8)
+    ]  # fmt: skip
+    ((*_, found),) = tables(rows)[0].lines
+    assert (found.value, found.n) == (0.5, 32)
+    assert found.interval.low < wilson(2, 4).low + 0.05
+    assert found.interval.high > wilson(2, 4).high - 0.05
+    ((*_, single),) = tables([row for row in rows if row.question == 0])[0].lines
+    assert single.interval == wilson(2, 4)
 
 
 @pytest.fixture
