@@ -257,6 +257,39 @@ def test_pdf_shows_what_a_page_draws_and_not_what_its_resources_list(tmp_path):
     assert got[-1].endswith("Hello page two\n")
 
 
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270, -90])
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (1, 0, 0, -1),
+                                    (-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, -1, 0)])  # fmt: skip
+def test_pdf_images_lie_as_their_page_shows_them(tmp_path, rotate, matrix):
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, NameObject
+
+    pixels = np.kron(np.array([[RED, LIME], [BLUE, (255, 255, 0)]], np.uint8), np.ones((20, 20, 1), np.uint8))
+    Image.fromarray(pixels).save(tmp_path / "one.pdf")
+    writer = PdfWriter(tmp_path / "one.pdf")
+    page = writer.pages[0]
+    (name,) = page["/Resources"]["/XObject"]
+    a, b, c, d = matrix
+    content = DecodedStreamObject()
+    content.set_data(f"q 0 9 9 0 0 0 cm Q q {a} {b} {c} {d} 0 0 cm 20 0 0 20 0 0 cm {name} Do Q".encode())
+    page[NameObject("/Contents")] = writer._add_object(content)
+    page.rotate(rotate)
+    writer.write(tmp_path / "page.pdf")
+    # Where each corner of the image stands around its middle, on the page, then as a viewer turns the page clockwise.
+    expected = {}
+    for x, y, color in ((-1, 1, 0), (1, 1, 1), (-1, -1, 2), (1, -1, 3)):
+        at = (a * x + c * y, b * x + d * y)
+        for _ in range(rotate // 90 % 4):
+            at = (at[1], -at[0])
+        expected[at] = color
+    (figure,) = [piece for piece in iter_pieces(tmp_path / "page.pdf") if isinstance(piece, Figure)]
+    shown = np.asarray(figure.load()).astype(int)
+    colors = np.array([RED, LIME, BLUE, (255, 255, 0)])
+    for (x, y), color in expected.items():
+        seen = shown[10 if y > 0 else 30, 30 if x > 0 else 10]
+        assert np.abs(colors - seen).sum(axis=1).argmin() == color
+
+
 def written_pdf(path: Path) -> Path:
     from pypdf import PdfWriter
     from pypdf.generic import ArrayObject, DecodedStreamObject, DictionaryObject, NameObject, NumberObject
