@@ -50,7 +50,8 @@ def unanswerable(rows: Sequence[Row]) -> list[Breakdown]:
         balanced = None
         if some and none:
             balanced = Estimate((_right(some).value + _right(none).value) / 2, None, len(own))
-        refused = [float(words(row.answered) == [UNKNOWN]) for row in some]
+        # Its first word, as behind it a model may go on that has learned no end.
+        refused = [float(words(row.answered)[:1] == [UNKNOWN]) for row in some]
         shares = (_right(some), _share(refused, some)) if some else (None, None)
         lines.append((length, len(own), *shares, _right(none) if none else None, balanced))
     heads = ("tokens", "n", "answerable", "refused though answerable", "unanswerable", "balanced")
