@@ -36,7 +36,13 @@ def main() -> None:
         memory = reader.read(args.album)
         memory.save(args.memory)
         print(f"{memory.meta.extra['images']} images in {memory.nbytes:,} bytes of memory")
-    for answer in reader.ask(Memory.load(args.memory, reader), args.questions):
+    memory = Memory.load(args.memory, reader)
+    if Path(memory.meta.source).resolve() != Path(args.album).resolve():
+        parser.error(
+            f"{args.memory}: expected a memory of {args.album}, got one of {memory.meta.source}; name another file "
+            "with --memory, or remove this one"
+        )
+    for answer in reader.ask(memory, args.questions):
         print(f"{answer.question}  {answer.text}")
 
 

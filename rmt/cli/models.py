@@ -29,7 +29,7 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     quiet()
     from rmt import pretrained
 
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if os.path.isfile(folder / "model" / "config.json"):  # the output of `rmt train`
         folder = folder / "model"
     if os.path.isfile(folder / "adapter_config.json"):

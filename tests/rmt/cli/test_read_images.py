@@ -167,6 +167,11 @@ def test_the_script(seeing, album, tmp_path, monkeypatch, capsys, root):
         monkeypatch.setattr(sys, "argv", ["ask_about_images.py", *arguments])
         ask_about_images.main()
         assert capsys.readouterr().out.startswith(expected)
+    # Another album must not be answered for from the memory of the first.
+    monkeypatch.setattr(sys, "argv", ["ask_about_images.py", str(album / "3.jpg"), *arguments[1:]])
+    with pytest.raises(SystemExit):
+        ask_about_images.main()
+    assert f"got one of {album}; name another file" in capsys.readouterr().err
     sys.modules.pop("ask_about_images")
 
 
