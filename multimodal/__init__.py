@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from multimodal.adapter import LlamaAdapterRMT, LlamaAdapterRMTConfig
 from multimodal.config import LlavaRMTConfig
 from multimodal.llava import LlavaRMT
 from multimodal.processing import LlavaRMTProcessor, register
@@ -11,4 +12,4 @@ AutoModelForCausalLM.register(LlavaRMTConfig, LlavaRMT)
 AutoModelForImageTextToText.register(LlavaRMTConfig, LlavaRMT)
 register(LlavaRMTConfig)
 
-__all__ = ["LlavaRMT", "LlavaRMTConfig", "LlavaRMTProcessor"]
+__all__ = ["LlamaAdapterRMT", "LlamaAdapterRMTConfig", "LlavaRMT", "LlavaRMTConfig", "LlavaRMTProcessor"]
