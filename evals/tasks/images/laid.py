@@ -49,9 +49,10 @@ class Distractors:
     kinds: str
 
     def __post_init__(self) -> None:
-        if self.pictures < 0 or self.sentences < 0:
+        if not (0 <= self.pictures <= 1000 and 0 <= self.sentences <= 1000):  # each takes a token or more
             raise ValueError(
-                f"distractors: expected rates from 0, got {self.pictures} and {self.sentences}; 0 leaves them out"
+                f"distractors: expected rates from 0 to 1,000 a thousand tokens, got {self.pictures} and "
+                f"{self.sentences}; 0 leaves them out"
             )
         if not checked_kinds(tuple(self.kinds.split("+"))) or not self.kinds:
             raise ValueError("kinds: expected some of digit, scene, photograph, got none; set distractors to 0")

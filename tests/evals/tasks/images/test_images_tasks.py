@@ -242,7 +242,8 @@ def test_the_group_and_the_chances() -> None:
     [
         ("image_needle:ask=size", "expected one of both, digit, color, got 'size'"),
         ("image_needle:depths=0", "at least 1, got 0"),
-        ("image_needle:distractors=-1", "rates from 0, got -1"),
+        ("image_needle:distractors=-1", "rates from 0 to 1,000 a thousand tokens, got -1"),
+        ("image_needle:sentences=1e9", "got 4.0 and 1000000000.0"),
         ("image_needle:kinds=film", "got film"),
         ("image_tagged:images=9", "1 to 8 with a tag of frame, got 9"),
         ("image_tagged:images=a", r"numbers joined by \+, such as 2\+4\+8, got 'a'"),
