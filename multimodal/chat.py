@@ -11,7 +11,7 @@ Knows tokenizers and chat templates, and of a model only how many tokens an imag
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -34,7 +34,8 @@ class Encoded:
     """A conversation as a language model reads it.
 
     Attributes:
-        input_ids: token ids, without special tokens other than the template's; an image is a run of image tokens.
+        input_ids: token ids: the tokenizer's first one, where it puts one in front of texts, and those of the template,
+            without other special tokens; an image is a run of image tokens.
         labels: the id where it is trained on, else -100.
         images: in order, not yet decoded.
         where: file and index, for errors.
@@ -54,7 +55,7 @@ class ChatEncoder:
         tokenizer: a fast one of transformers; its chat template is used, or LLaVA-1.5's where it has none.
         tokens_per_image: image tokens in the run of one image.
         image_token: a special token of the tokenizer; None for the tokenizer's own, or else "<image>".
-        chat_template: Jinja text in place of the tokenizer's.
+        chat_template: Jinja text in place of the tokenizer's, such as a processor's.
     """
 
     tokenizer: Any
@@ -99,7 +100,15 @@ class ChatEncoder:
             ids, spans = encode(self.tokenizer, layout.text, layout.said, added_tokens(self.tokenizer))
         except InputError as error:
             raise InputError(f"{sample.where}: {error}" if sample.where else str(error)) from None
-        return self._labelled(ids, spans, layout, sample)
+        out, first = self._labelled(ids, spans, layout, sample), self._first(layout.text)
+        return replace(out, input_ids=first + out.input_ids, labels=[IGNORED] * len(first) + out.labels)
+
+    def _first(self, text: str) -> list[int]:
+        """What the tokenizer puts in front of a text, and a template has not: as transformers' processors have it."""
+        begin = self.tokenizer.bos_token_id
+        if begin is None or text.startswith(self.tokenizer.bos_token):
+            return []
+        return [begin] if self.tokenizer("a")["input_ids"][:1] == [begin] else []
 
     def _labelled(self, ids: list[int], spans: list[Range], layout: Layout, sample: Sample) -> Encoded:
         image = self.tokenizer.convert_tokens_to_ids(self._image_token)

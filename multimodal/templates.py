@@ -59,7 +59,8 @@ def lay_out(
     """Render a conversation with the tokenizer's chat template, or LLaVA-1.5's where it has none.
 
     Images are left to a template that knows them, as long as it keeps them in order; otherwise, and where a text
-    begins with the line end that stands behind an image, the image token is written in between the texts.
+    begins with the line end that stands behind an image, the image token is written in between the texts. Behind an
+    answer that ends all, and that a template ends with nothing, as llava-hf's does, stands the tokenizer's end token.
 
     Args:
         tokenizer: of transformers.
@@ -85,7 +86,11 @@ def lay_out(
     for way in ways:
         laid = _lay_out(turns, image_token, way, render)
         if isinstance(laid, list):
-            return _finish(laid, turns, *_around(tokenizer, template, way), added_tokens(tokenizer))
+            lead, ending = _around(tokenizer, template, way)
+            stop = tokenizer.eos_token or getattr(tokenizer, "sep_token", None) or ""
+            if not ask and turns[-1].role == "assistant" and not laid[-1][0].strip() and not ending.strip():
+                laid, ending = [*laid[:-1], (stop, "scaffold", -1)], stop  # else nothing would teach where to end
+            return _finish(laid, turns, lead, ending, added_tokens(tokenizer))
         failed = laid or failed
     reason = f" ({(str(failed).splitlines() or [''])[0][:200]})" if failed is not None else ""
     raise InputError(

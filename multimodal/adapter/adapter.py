@@ -19,13 +19,16 @@ from rmt.errors import InputError
 from rmt.layers import layers_of
 from rmt.models.base import RMTPreTrainedModel
 
-# What is trained on which data: disjoint (LLaMA-Adapter V2, section 3.2).
+# What is trained on which data: disjoint (LLaMA-Adapter V2, section 4.2).
 GROUPS = ("images", "text")
 KINDS = (*GROUPS, "all", "none")
 
 
 def attach(model: nn.Module, config: AdapterConfig, *, freeze: bool = True) -> None:
     """Put an adapter on a model, in place; it changes no output until it is trained.
+
+    Save it by :func:`multimodal.adapter.save_adapter`: in a folder of the model's own ``save_pretrained`` it lies too,
+    but ``from_pretrained`` makes a model without it (:class:`multimodal.adapter.LlamaAdapterRMT` excepted).
 
     Args:
         model: of a family in :data:`multimodal.adapter.attention.ATTENTIONS`: a Hugging Face model, the same wrapped by

@@ -83,6 +83,8 @@ def read_config(folder: str | Path) -> tuple[AdapterConfig, dict[str, Any]]:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         kind = said.get("format") or said.get("peft_type") if isinstance(said, dict) else type(said).__name__
         raise InputError(f"{path}: expected format {FORMAT!r}, got {kind!r}; for one of PEFT's see load_peft")
+    if not all(isinstance(said.get(part), dict) for part in ("adapter", "base_model")):
+        raise InputError(f"{path}: expected adapter and base_model in it, got one without; save it again")
     return AdapterConfig.from_dict(said["adapter"]), dict(said["base_model"])
 
 

@@ -67,7 +67,8 @@ def from_peft(model: nn.Module, config: Any, weights: dict[str, Tensor], *, free
     """
     check_base(model)
     facts = config if isinstance(config, dict) else vars(config)
-    ours = AdapterConfig(adapter_len=facts["adapter_len"], adapter_layers=facts["adapter_layers"])
+    shape: dict[str, Any] = {name: facts.get(name) for name in ("adapter_len", "adapter_layers")}
+    ours = AdapterConfig(**shape)
     heads = core_of(model).config.num_attention_heads
     found: dict[str, Tensor] = {}
     for name, tensor in weights.items():

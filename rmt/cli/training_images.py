@@ -35,8 +35,10 @@ class ImageModelSettings:
     checkpoint of transformers. ``init`` goes on from a model with a memory, or from adapters that a run has left.
     ``copying`` is how strongly attention of a small one copies at first what it looks at.
 
-    Of the memory, None is as ``init`` has it, and without one tokens with gates; the memory tokens of a small model
-    are filed under the colours of frames, so there are 16 of them.
+    Of the memory and of segments, None is as ``init`` has it, and without one 16 tokens with gates (those of a small
+    model are filed under the colours of frames), and segments of 128 tokens, of 1024 for a checkpoint. A
+    ``gate_penalty`` and a ``gate_threshold`` of None are 0.3 and 0.6 for albums, which say what is worth remembering,
+    and 0 and 0.1 where nothing says it: there a penalty would keep all gates shut.
     """
 
     kind: str = KIND
@@ -49,15 +51,15 @@ class ImageModelSettings:
     hidden_size: int = 128
     layers: int = 4
     copying: float = 1.0
-    segment_size: int = 128
-    num_memory_tokens: int = 16
+    segment_size: int | None = None
+    num_memory_tokens: int | None = None
     memory: str | None = None
     memory_update: str | None = None
     associative_key_size: int | None = None
     associative_heads: int | None = None
     associative_normalize: bool | None = None
-    gate_penalty: float = 0.3
-    gate_threshold: float = 0.6
+    gate_penalty: float | None = None
+    gate_threshold: float | None = None
     bptt_depth: int | None = None
     recurrence: str = "plain"
     quantization: str = ""
@@ -237,5 +239,6 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
     trainer.go_on(last_checkpoint(output) if resume else None)
     if albums and inner(model).config.eos_token_id is None:
         inner(model).generation_config.max_new_tokens = 1  # answers are one word, and no end was learned behind it
-    save(trainer.model, processor, output / "model", base_name(settings))
+    if trainer.is_world_process_zero():  # processes that write one file each at once leave a mixture
+        save(trainer.model, processor, output / "model", base_name(settings))
     return output / "model"

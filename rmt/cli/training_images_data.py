@@ -109,10 +109,18 @@ def conversations(settings: ImageSettings, model: Any, processor: Any) -> Callab
         batch_size=settings.optim.batch_size,
         seed=settings.seed,
         skip=skip,
+        image_token=getattr(processor, "image_token", None),
+        chat_template=_template(processor),
     )
     if skip is not None and skip.count:
         warnings.warn(f"{skip.count} bad conversations are left out, such as {skip.reasons[0]}", stacklevel=2)
     return lambda number, stage: data.batch(number)
+
+
+def _template(processor: Any) -> str | None:
+    """The chat template of a processor, which older checkpoints have where the tokenizer has none."""
+    template = getattr(processor, "chat_template", None)
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def score(batch: Batch, out: Any) -> float:

@@ -69,17 +69,21 @@ def inner(model: Any) -> Any:
 def _shape(settings: ImageSettings) -> dict[str, Any]:
     """Fields of the model's configuration."""
     s = settings.model
-    tokens = s.num_memory_tokens
-    if s.init:  # as many as it has
+    segment, tokens = (128 if s.backbone == "small" else 1024), 16
+    if s.init:  # as it has them
         from multimodal import LlavaRMTConfig
         from rmt.models.building import load
 
-        tokens = load(LlavaRMTConfig.from_pretrained, s.init).num_memory_tokens
+        stored = load(LlavaRMTConfig.from_pretrained, s.init)
+        segment, tokens = stored.segment_size, stored.num_memory_tokens
+    judged = not (settings.data.llava or settings.data.captions)
+    penalty, threshold = (0.3, 0.6) if judged else (0.0, 0.1)
+    said = s.num_memory_tokens
     shape: dict[str, Any] = {
-        "segment_size": s.segment_size,
-        **memory_fields({name: getattr(s, name) for name in FRESH}, s.init, tokens),
-        "gate_penalty": s.gate_penalty,
-        "gate_threshold": s.gate_threshold,
+        "segment_size": segment if s.segment_size is None else s.segment_size,
+        **memory_fields({name: getattr(s, name) for name in FRESH}, s.init, tokens if said is None else said),
+        "gate_penalty": penalty if s.gate_penalty is None else s.gate_penalty,
+        "gate_threshold": threshold if s.gate_threshold is None else s.gate_threshold,
         "bptt_depth": s.bptt_depth,
         "recurrence": s.recurrence,
         "freeze_vision": not s.train_vision,

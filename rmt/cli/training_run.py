@@ -344,7 +344,8 @@ def run(settings: Settings, resume: bool = True) -> Path:
         optimizers=(optimizer_of(model, settings.optim), None),
     )
     trainer.go_on(last_checkpoint(output) if resume else None)
-    save(trainer.model, tokenizer, output / "model")
+    if trainer.is_world_process_zero():  # processes that write one file each at once leave a mixture
+        save(trainer.model, tokenizer, output / "model")
     return output / "model"
 
 

@@ -219,13 +219,57 @@ def test_asking_ends_with_the_beginning_of_an_answer():
         ChatEncoder(tok, RUN)(Sample("x", (question, answer)), ask=True)
 
 
-def test_an_answer_without_an_end_token_ends_with_its_text():
-    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-    tok = tokenizer("gpt2")
+# As the published folders of LLaVA-1.5 have it: nothing ends an answer.
+LLAVA_HF = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+ENDLESS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "minilm"])
+@pytest.mark.parametrize("template", [LLAVA_HF, ENDLESS])
+def test_where_a_template_ends_no_answer_the_last_one_is_ended(template, kind):
+    """LLaVA is trained to end its answers (2310.03744); a model that is not would lose it."""
+    tok = tokenizer(kind)
     turns = (Turn("user", ("What?",)), Turn("assistant", ("Red.",)))
-    got = ChatEncoder(tok, RUN, chat_template=template)(Sample("x", turns))
-    learned = tok.decode([label for label in got.labels if label != -100])
-    assert learned.strip() == "Red."
+    again = (Turn("user", ("Now?",)), Turn("assistant", ("Blue.",)))
+    encoder = ChatEncoder(tok, RUN, chat_template=template)
+    got, end = encoder(Sample("x", turns + again)), tok.eos_token_id or tok.sep_token_id
+    learned = [label for label in got.labels if label != -100]
+    assert learned[-1] == got.input_ids[-1] == end
+    assert learned.count(end) == got.input_ids.count(end) == 1
+    assert tok.decode(learned[:-1]).lower().replace(" ", "").removesuffix(tok.eos_token or "") == "red.blue."
+    asked = encoder(Sample("x", turns + again[:1]), ask=True)
+    assert end not in asked.input_ids
+
+
+def test_what_a_tokenizer_puts_in_front_is_there_once():
+    """As transformers' processors encode a rendered conversation."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer("gpt2").backend_tokenizer.to_str()),
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    tok.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    first = tok.bos_token_id
+    tok.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", first)]
+    )
+    turns = (Turn("user", (PICTURES[0], "\nWhat?")), Turn("assistant", ("Red.",)))
+    for template in (None, TEMPLATES["stripping"]):  # the second writes it itself
+        got = ChatEncoder(tok, RUN, chat_template=template)(Sample("x", turns))
+        assert got.input_ids[0] == first
+        assert got.input_ids.count(first) == 1
+        assert got.labels[0] == -100
+        assert len(got.labels) == len(got.input_ids)
+        asked = ChatEncoder(tok, RUN, chat_template=template)(Sample("x", turns[:1]), ask=True)
+        assert asked.input_ids == got.input_ids[: len(asked.input_ids)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,28 @@ def test_bad_conversations_are_an_error_or_counted(chats: Path, tokenizer: Any) 
     skip = Skipped()
     assert len(opened(chats, tokenizer, skip=skip).samples) == 6
     assert skip.count == 1
+
+
+def test_broken_images_are_left_out_when_their_batch_is_made(chats: Path, tokenizer: Any) -> None:
+    for name in ("1-0.png", "5-1.png"):
+        path = chats.parent / name
+        path.write_bytes(path.read_bytes()[:50])  # its header is whole
+    with pytest.raises(InputError, match=r"index [15].*png: expected"):
+        [opened(chats, tokenizer).batch(number) for number in range(3)]
+    skip = Skipped()
+    data = opened(chats, tokenizer, skip=skip)
+    with pytest.warns(UserWarning, match="bad conversation is left out"):
+        batches = [data.batch(number) for number in range(3)]
+    assert {n for batch in batches for n in heard(batch, tokenizer)} == {0, 2, 3, 4, 6}
+    assert skip.count >= 2
+    # Of one conversation each: a bad one is replaced by the next, the same in another process.
+    one, two = (opened(chats, tokenizer, skip=Skipped()) for _ in range(2))
+    alone = [heard(replace(one, batch_size=1).batch(number), tokenizer) for number in range(7)]
+    assert alone == [heard(replace(two, batch_size=1).batch(number), tokenizer) for number in range(7)]
+    assert {n for numbers in alone for n in numbers} == {0, 2, 3, 4, 6}
+    bad = tuple(sample for sample in one.samples if sample.id in "15")
+    with pytest.raises(InputError, match="at least one whole conversation"):
+        replace(one, samples=bad).batch(0)
 
 
 def test_a_file_without_conversations_is_refused(tmp_path: Path, tokenizer: Any) -> None:

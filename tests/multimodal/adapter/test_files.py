@@ -86,6 +86,11 @@ def test_broken_files_are_refused(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps(said | {"adapter": said["adapter"] | {"adapter_len": 4}}))
     with pytest.raises(InputError, match=r"of shape .4, 16., got .3, 16."):
         load_adapter(base(), tmp_path)
+    for part in ("adapter", "base_model"):
+        for spoilt in ({k: v for k, v in said.items() if k != part}, said | {part: None}):
+            (tmp_path / CONFIG).write_text(json.dumps(spoilt))
+            with pytest.raises(InputError, match="adapter and base_model"):
+                load_adapter(base(), tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps(said | {"format": "other"}))
     with pytest.raises(InputError, match="'other'"):
         load_adapter(base(), tmp_path)
@@ -150,6 +155,11 @@ def test_to_a_live_peft_model_with_its_gradients(kind):
 def test_where_the_maths_differs_it_is_refused(convert, said):
     with pytest.raises(InputError, match=said):
         convert()
+
+
+def test_a_configuration_of_peft_without_a_number_is_refused(unchecked):
+    with pytest.raises(InputError, match="adapter_layers to be a positive integer, got None"):
+        from_peft(base(), {"adapter_len": 3}, {})
 
 
 def test_a_gate_that_no_tanh_gives_is_refused():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -62,14 +61,6 @@ def test_executors_read_with_the_adapter(kind, executor, config):
     stirred(model, config)
     after = check(model, executor, writer(model))
     assert (after["tokens"] - slow(plain, content(1, 22))["tokens"]).abs().max() > 1e-3
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes go unchecked: what compiles cannot look through the checks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -11,8 +11,6 @@ from evals import load_rows
 from evals.cost import load_costs
 from tests.rmt.cli.pictures_kit import SEGMENT, TOKENS
 
-pytest.importorskip("sklearn")
-
 
 @pytest.fixture
 def base(seeing, document):

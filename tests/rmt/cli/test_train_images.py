@@ -19,8 +19,6 @@ from rmt.cli.training_images import ALBUM, ImageSettings, album_stage, check, ru
 from rmt.errors import InputError
 from rmt.training.settings import override
 
-pytest.importorskip("sklearn")
-
 TINY = (
     "model.kind=llava",
     "model.hidden_size=32",
@@ -230,6 +228,50 @@ def test_conversations_of_files_are_trained_on(number: int, first: Path, tmp_pat
     before, after = weights(first / "model"), weights(output / "model")
     wanted = {1: {"projector"}, 2: {"projector", "language", "memory"}}[number]
     assert {part_of(name) for name in before if not torch.equal(before[name], after[name])} == wanted
+    # Nothing says what is worth remembering: gates must not be asked to stay shut on everything.
+    config = LlavaRMT.from_pretrained(output / "model").config
+    assert (config.gate_penalty, config.gate_threshold) == (0, 0.1)
+
+
+def test_one_process_of_several_writes_the_model(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmt.training import CurriculumTrainer
+
+    said = [{"from": "human", "value": "which is it?"}, {"from": "gpt", "value": "the red one"}]
+    (tmp_path / "chats.json").write_text(json.dumps([{"conversations": said}]))
+    how = [*TINY, "optim.steps=1", f"model.init={first / 'model'}", f"data.llava={tmp_path / 'chats.json'}"]
+    monkeypatch.setattr(CurriculumTrainer, "is_world_process_zero", lambda self: False)
+    assert not run(override(ImageSettings(), [*how, f"output={tmp_path / 'second'}"])).exists()
+
+
+def test_what_is_not_said_is_as_the_model_to_go_on_from_has_it(tmp_path: Path) -> None:
+    from rmt.cli.training_images_model import build, small
+
+    folder = tmp_path / "model"
+    made, processor = small(override(ImageSettings(), [*TINY, "model.segment_size=40", "model.num_memory_tokens=3"]))
+    made.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    init = f"model.init={folder}"
+    config = build(override(ImageSettings(), [*TINY, init]))[0].config
+    assert (config.segment_size, config.num_memory_tokens) == (40, 3)
+    assert (config.gate_penalty, config.gate_threshold) == (0.3, 0.6)
+    assert build(override(ImageSettings(), [*TINY, init, "model.segment_size=30"]))[0].config.segment_size == 30
+    with pytest.raises(InputError, match=r"^model.init: expected a model of 4 memory tokens, got 3"):
+        build(override(ImageSettings(), [*TINY, init, "model.num_memory_tokens=4"]))
+
+
+def test_conversations_are_laid_out_by_the_processors_template(tmp_path: Path) -> None:
+    from rmt.cli.training_images_data import conversations
+    from rmt.cli.training_images_model import small
+
+    said = [{"from": "human", "value": "which is it?"}, {"from": "gpt", "value": "the red one"}]
+    (tmp_path / "chats.json").write_text(json.dumps([{"conversations": said}]))
+    settings = override(ImageSettings(), [*TINY, f"data.llava={tmp_path / 'chats.json'}"])
+    model, processor = small(settings)
+    template = "{% for m in messages %}{{ m['content'] + ' ; ' }}{% endfor %}"
+    for given in (template, {"default": template, "rag": "no"}):
+        processor.chat_template = given  # the tokenizer has none, as in older folders
+        batch = conversations(settings, model, processor)(0, 0)
+        assert processor.tokenizer.decode(batch["input_ids"][0]) == "which is it? ; the red one ;"
 
 
 def test_associative_memory_is_trained(book: Path, tmp_path: Path) -> None:
