@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from multimodal.adapter import LlamaAdapterRMT, LlamaAdapterRMTConfig
 from multimodal.config import LlavaRMTConfig
 from multimodal.llava import LlavaRMT
 from multimodal.pieces import Figure
@@ -13,4 +14,12 @@ AutoModelForCausalLM.register(LlavaRMTConfig, LlavaRMT)
 AutoModelForImageTextToText.register(LlavaRMTConfig, LlavaRMT)
 register(LlavaRMTConfig)
 
-__all__ = ["AlbumReader", "Figure", "LlavaRMT", "LlavaRMTConfig", "LlavaRMTProcessor"]
+__all__ = [
+    "AlbumReader",
+    "Figure",
+    "LlamaAdapterRMT",
+    "LlamaAdapterRMTConfig",
+    "LlavaRMT",
+    "LlavaRMTConfig",
+    "LlavaRMTProcessor",
+]

@@ -257,6 +257,12 @@ def adapt(attention: nn.Module, prompts: Prompts) -> None:
     become(attention, adapted(kind))
 
 
+def restore(attention: nn.Module) -> None:
+    """Let an adapted module be what it was, in place."""
+    del attention._modules["adapter"]
+    become(attention, type(attention).__bases__[0])
+
+
 def is_adapted(attention: nn.Module) -> bool:
     """Whether a module attends to prompts."""
     return isinstance(getattr(attention, "adapter", None), Prompts)

@@ -46,6 +46,13 @@ def scale_linear(linear: nn.Linear) -> None:
     scaled.reset_scale()
 
 
+def unscale_linear(linear: nn.Linear) -> None:
+    """Take scale and bias off again, in place."""
+    for name in ("adapter_scale", "adapter_bias"):
+        del linear._parameters[name]
+    become(linear, nn.Linear)
+
+
 def linears_of(layer: nn.Module) -> dict[str, nn.Linear]:
     """A layer's linear layers by name, those of other adapters (LoRA) left out.
 

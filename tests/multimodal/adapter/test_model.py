@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import (
@@ -280,6 +283,13 @@ def test_a_tower_sees_many_images_in_parts(kind, adapter):
         whole = model.image_prompts(pixels, None)
         assert seen == [PART, PART, 3]
         torch.testing.assert_close(whole[PART + 1], model.image_prompts(pixels[PART + 1 : PART + 2], None)[0])
+
+
+def test_the_package_knows_the_model_by_name():
+    """So that a folder of it is loaded by transformers' Auto classes wherever the package is imported."""
+    code = "import multimodal, transformers; print(transformers.AutoConfig.for_model('rmt_llama_adapter').model_type)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "rmt_llama_adapter", done.stderr
 
 
 def test_places_may_be_a_list():
