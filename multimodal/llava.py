@@ -122,6 +122,14 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
         model.vision(model.config.freeze_vision)
         return made
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As of any transformers model, with weights under the names that they have here.
+
+        Under those of older LLaVA files, as transformers would write them, Trainer does not find them again: it goes on
+        from a checkpoint with ``load_state_dict``, and only warns. Both load with ``from_pretrained``.
+        """
+        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+
     @property
     def core(self) -> nn.Module:
         """The language model from word embeddings to last hidden states."""

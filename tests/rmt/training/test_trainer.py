@@ -56,3 +56,19 @@ def test_one_process_for_several_gpus_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(InputError, match="accelerate launch"):
         CurriculumTrainer(**made)
+
+
+def test_a_checkpoint_that_lacks_weights_is_not_trained_on(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = causal()
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], max_steps=1)
+    trainer = CurriculumTrainer(batches=numbered(), accuracy=lambda batch, out: 0.0, model=model, args=args)
+    model.save_pretrained(tmp_path)
+    trainer._load_from_checkpoint(str(tmp_path))
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    gone = weights.pop(sorted(weights)[0])
+    save_file({**weights, "by_another_name": gone}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="expected all weights of the model, got one without 1 of them"):
+        trainer._load_from_checkpoint(str(tmp_path))
