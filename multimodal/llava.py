@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,10 +164,12 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
     def reached(self, loss: Tensor | None) -> Tensor | None:
         """See :meth:`rmt.RMTPreTrainedModel.reached`; a batch without images has no gradient for what reads images.
 
-        Nor have the layers of a vision tower behind the one whose features are taken.
+        Nor have the layers of a vision tower behind the one whose features are taken. Where nothing else learns, a loss
+        without a gradient could not be differentiated: such a batch teaches nothing.
         """
         before, loss = loss, super().reached(loss)
-        if loss is None or loss is before:
+        alone = self.training and torch.is_grad_enabled() and loss is not None and not loss.requires_grad
+        if loss is None or (loss is before and not alone):
             return loss
         inner = self.backbone.model
         readers = [*inner.multi_modal_projector.parameters(), *inner.vision_tower.parameters()]

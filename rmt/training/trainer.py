@@ -98,8 +98,12 @@ class CurriculumTrainer(Trainer):
         super()._issue_warnings_after_load(load_result)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        """Batches as they come, already collated."""
-        return DataLoader(self.batches, batch_size=None)
+        """Batches as they come, already collated.
+
+        Numbers that PyTorch draws for workers come from elsewhere: Trainer restores its own before it asks for batches,
+        and dropout must go on where it stood.
+        """
+        return DataLoader(self.batches, batch_size=None, generator=torch.Generator())
 
     def compute_loss(
         self,
