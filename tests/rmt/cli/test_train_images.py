@@ -149,6 +149,23 @@ def test_adapters_go_on_and_load_merged(first: Path, book: Path, tmp_path: Path)
     )
 
 
+def test_dropout_of_adapters_goes_on_where_a_run_stopped(first: Path, tmp_path: Path) -> None:
+    import shutil
+
+    said = [{"from": "human", "value": "which is it?"}, {"from": "gpt", "value": "the red one"}]
+    (tmp_path / "chats.json").write_text(json.dumps([{"conversations": said}]))
+    how = (*TINY, f"model.init={first / 'model'}", f"data.llava={tmp_path / 'chats.json'}", "optim.bf16=false")
+    common = (*how, "lora.r=2", "lora.lora_dropout=0.5", "optim.steps=2", "save_every=1", "optim.warmup=0")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(*common, f"output={whole}")
+    shutil.copytree(whole, broken)
+    for name in ("checkpoint-2", "model"):
+        shutil.rmtree(broken / name)
+    train(*common, f"output={broken}")
+    one, two = (load_file(run / "model" / "adapter_model.safetensors") for run in (whole, broken))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_adapters_train_over_four_bits_and_load_over_sixteen(first: Path, book: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from multimodal.training import adapted
