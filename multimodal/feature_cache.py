@@ -125,7 +125,8 @@ class FeatureCache:
     ) -> Shaped[Tensor, "images ..."]:
         """Features of all images: from memory, from files, and the rest made."""
         _check(tower, pixel_values)
-        maker = f"{self._fingerprint(tower)} {what} {_precision(tower)}"
+        alone = "alone" if self.batch == 1 else "together"  # or a folder would bring other last bits to a batch of 1
+        maker = f"{self._fingerprint(tower)} {what} {_precision(tower)} {alone}"
         places: dict[str, list[int]] = {}
         for place, pixels in enumerate(pixel_values):
             places.setdefault(hashlib.sha256(f"{maker} {digest(pixels)}".encode()).hexdigest(), []).append(place)

@@ -123,7 +123,7 @@ def _file(source: str, name: str) -> Path:
     """The path of a regular file, or an error that says what is there instead."""
     if source.lower().startswith(("http:/", "https:/", "ftp:/")):  # a Path makes one slash of two
         raise InputError(f"{name}: expected an image on this machine, got a link; download it and give its path")
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # unlike Path.expanduser, takes "~x.png" for a name where no person has it
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -7,6 +7,7 @@ training with checkpoints neither pixels' activations nor features of the whole 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -148,6 +149,16 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
         if not any(p.requires_grad for p in tower.parameters()):
             tower.eval()
         return self
+
+    def fingerprint(self) -> str:
+        """A short name for these weights and for how they see and read; see :meth:`rmt.RMTPreTrainedModel.fingerprint`.
+
+        What of the tower is taken, and how it is projected, no weight shows.
+        """
+        config, llava = self.config, self.config.llava_config
+        sees = (config.projector, config.projector_pool, config.tokens_per_image, llava.vision_feature_layer)
+        strategy = llava.vision_feature_select_strategy
+        return hashlib.sha256(repr((super().fingerprint(), sees, strategy)).encode()).hexdigest()[:16]
 
     def vision_features(self, pixel_values: Shaped[Tensor, "images ..."]) -> Float[Tensor, "images patches vision"]:
         """What the projector is given: features of patches; what is worth keeping of a frozen tower."""

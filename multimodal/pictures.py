@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -13,8 +13,16 @@ from multimodal.spliced import Lookup
 from rmt.cache import Decoder, RMTCache
 from rmt.memory import Memory
 
-if TYPE_CHECKING:
-    import multimodal.llava
+
+@runtime_checkable
+class Seeing(Protocol):
+    """What images ask of a model."""
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Pixels (images, channels, height, width) to tokens of the language model (images, tokens, hidden)."""
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features of patches (images, patches, vision) to the same."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Pictures:
         index = torch.cat(order)
         return replace(self, values=self.values[index.to(self.values.device)], rows=torch.cat(rows))
 
-    def lookup(self, model: multimodal.llava.LlavaRMT, tokens: int) -> Lookup:
+    def lookup(self, model: Seeing, tokens: int) -> Lookup:
         """Features by row of the table; images are encoded when they are asked for, each once a call."""
 
         def features(rows: Tensor) -> Tensor:

@@ -170,7 +170,18 @@ class AlbumReader:
             return self._read(items, Course(self, "tokens", own), None, bar)
 
     def ask(self, memory: Memory, questions: Sequence[str], **generate: Any) -> list[Answer]:
-        """Answer questions, each from a copy of one memory; see :meth:`rmt.reader.Reader.ask`."""
+        """Answer questions, each from a copy of one memory; see :meth:`rmt.reader.Reader.ask`.
+
+        Raises:
+            InputError: as there, or a question that asks for an image of its own.
+        """
+        token = self.model.config.image_token_id
+        for question in questions:
+            if token in self.tokenizer(question, add_special_tokens=False)["input_ids"]:
+                raise InputError(
+                    f"questions: expected words, got {self.tokenizer.decode([token])} in {question!r}; an image is "
+                    "read into a memory first"
+                )
         return self._reader.ask(memory, questions, **generate)
 
     def _read(

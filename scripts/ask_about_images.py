@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from transformers import LlavaProcessor
-
-from multimodal import LlavaRMT
+from multimodal import LlavaRMT, pretrained
 from multimodal.reader import AlbumReader
-from rmt import Memory, pretrained
+from rmt import Memory
 
 
 def main() -> None:
@@ -26,17 +24,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("album", help="a folder, a Markdown or PDF file, or an image")
     parser.add_argument("questions", nargs="+")
-    parser.add_argument("--model", type=Path, default=pretrained.HERE / "llava-rmt")
+    parser.add_argument("--model", type=Path, help="a folder; the bundled llava-rmt by default")
     parser.add_argument("--memory", type=Path, default=Path("album.memory"))
     args = parser.parse_args()
 
-    model = LlavaRMT.from_pretrained(args.model).eval()
-    reader = AlbumReader(model, LlavaProcessor.from_pretrained(args.model))
+    if args.model is None:
+        reader = AlbumReader(*pretrained.load("llava-rmt"))
+    else:
+        reader = AlbumReader(LlavaRMT.from_pretrained(args.model).eval(), pretrained.processor_of(args.model))
     if not args.memory.exists():
         memory = reader.read(args.album)
         memory.save(args.memory)
         print(f"{memory.meta.extra['images']} images in {memory.nbytes:,} bytes of memory")
-    for answer in reader.ask(Memory.load(args.memory, reader), args.questions):
+    memory = Memory.load(args.memory, reader)
+    if Path(memory.meta.source).resolve() != Path(args.album).resolve():
+        parser.error(
+            f"{args.memory}: expected a memory of {args.album}, got one of {memory.meta.source}; name another file "
+            "with --memory, or remove this one"
+        )
+    for answer in reader.ask(memory, args.questions):
         print(f"{answer.question}  {answer.text}")
 
 

@@ -48,7 +48,7 @@ PHASES: dict[str, tuple[str, ...]] = {
     ),
     "long": (
         "stage=2",
-        "curriculum.stages=6x64:t5:c0.5,6x128:t6:c0.5:s0.4",
+        "curriculum.stages=6x64:t6:c0.5,8x128:t8:c0.5:s0.4",
         "model.gate_penalty=0.3",
         "optim.steps=600",
         "optim.lr=1e-3",

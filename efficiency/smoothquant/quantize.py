@@ -37,6 +37,9 @@ MEMORY = ("int8", "float")
 Alpha = float | str | Mapping[str, float] | None
 
 
+PROMPTS = "Prompts"  # of an adapter, by name: this package imports none that has them
+
+
 def smooth_quantize(
     model: nn.Module,
     calibration: Calibration | None = None,
@@ -141,6 +144,11 @@ def _check_settings(alpha: Alpha, activations: str, memory: str, marks: Marks | 
 def _check_model(model: nn.Module) -> None:
     """Refuse what cannot be quantised from here, with the reason."""
     for name, module in model.named_modules():
+        if type(module).__name__ == PROMPTS:
+            raise InputError(
+                f"{name}: expected no adapter, got LLaMA-Adapter's prompts, which enter attention behind the norm that "
+                "scales are folded into; quantise first, then attach and train them"
+            )
         if isinstance(module, BaseTunerLayer):
             raise InputError(f"{name}: expected no adapters, got one; merge them first: model.merge_and_unload()")
         if isinstance(module, Int8Linear):

@@ -29,7 +29,7 @@ class Stretch(Document):
 
     scored: tuple[int, int] = (0, 0)
 
-    def gives_away(self, other: Document) -> bool:
+    def gives_away(self, other: Any) -> bool:
         """Whether it holds some of what ``other`` is asked, so that its memory is no control of it."""
         begin, end = other.scored if isinstance(other, Stretch) else (0, 0)
         return self.start < end and begin < self.start + self.length

@@ -5,27 +5,32 @@ Knows of bare Hugging Face models, of PEFT models and of recurrent models over t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from multimodal.adapter.attention import ATTENTIONS, Projections, Prompts, adapt, is_adapted
+from multimodal.adapter.attention import ATTENTIONS, Projections, Prompts, adapt, is_adapted, restore
 from multimodal.adapter.config import AdapterConfig
-from multimodal.adapter.v2 import ScaledLinear, linears_of, norms_of, scale_linear
+from multimodal.adapter.v2 import ScaledLinear, linears_of, norms_of, scale_linear, unscale_linear
 from multimodal.adapter.vision import PictureProjection
 from rmt.backbone import base_model, family_of
 from rmt.errors import InputError
 from rmt.layers import layers_of
 from rmt.models.base import RMTPreTrainedModel
 
-# What is trained on which data: disjoint (LLaMA-Adapter V2, section 3.2).
+# What is trained on which data: disjoint (LLaMA-Adapter V2, section 4.2).
 GROUPS = ("images", "text")
 KINDS = (*GROUPS, "all", "none")
 
 
 def attach(model: nn.Module, config: AdapterConfig, *, freeze: bool = True) -> None:
     """Put an adapter on a model, in place; it changes no output until it is trained.
+
+    Save it by :func:`multimodal.adapter.save_adapter`: in a folder of the model's own ``save_pretrained`` it lies too,
+    but ``from_pretrained`` makes a model without it (:class:`multimodal.adapter.LlamaAdapterRMT` excepted).
 
     Args:
         model: of a family in :data:`multimodal.adapter.attention.ATTENTIONS`: a Hugging Face model, the same wrapped by
@@ -67,6 +72,43 @@ def attach(model: nn.Module, config: AdapterConfig, *, freeze: bool = True) -> N
         adapt(attention, prompts.to(_device(attention)))
     core.adapter_config = config
     trainable(model, "all")
+
+
+def detach(model: nn.Module) -> None:
+    """Take an adapter off a model, in place, which then computes what it did before; save the adapter first.
+
+    Norms, which are the model's own, stay as ``"v2"`` has trained them, and what was frozen stays frozen.
+
+    Raises:
+        InputError: the model has none.
+    """
+    adapter_config(model)
+    core, where = core_of(model), projections_of(model)
+    for layer in layers_of(core, family_of(core.config)):
+        if is_adapted(attention := layer.get_submodule(where.path)):
+            restore(attention)
+        for module in layer.modules():
+            if isinstance(module, ScaledLinear):
+                unscale_linear(module)
+    del core.adapter_config
+
+
+@contextmanager
+def attached(model: nn.Module, config: AdapterConfig, *, freeze: bool) -> Iterator[None]:
+    """Put an adapter on a model, and take it off again where what is done inside raises; arguments of :func:`attach`.
+
+    Raises:
+        InputError: see :func:`attach`.
+    """
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    attach(model, config, freeze=freeze)
+    try:
+        yield
+    except InputError:
+        detach(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+        raise
 
 
 def core_of(model: Any) -> Any:

@@ -1,7 +1,7 @@
 """Adaption prompts in an attention module (LLaMA-Adapter, arXiv 2303.16199, section 3.2): zero-init attention.
 
 For a query q of head h, with keys K and values V of the words, and keys K_p = W_k P, V_p = W_v P of K learned prompts P
-(equations 3 to 7)
+(equations 2 to 8)
 
     S = [softmax(q K_p^T / sqrt(d)) * tanh(g_h) ; softmax(q K^T / sqrt(d))],   output = S [V_p ; V]
 
@@ -120,7 +120,7 @@ class Prompts(nn.Module):
         return out
 
     def _with(self, picture: Picture | None) -> Tensor:
-        """Prompts of shape (1 or batch, count, hidden), the picture added to each (section 3.4)."""
+        """Prompts of shape (1 or batch, count, hidden), the picture added to each (section 3.3)."""
         assert self.prompts is not None
         if picture is None or not self.adds:
             return self.prompts[None]
@@ -217,11 +217,29 @@ def adapted(kind: Any) -> type[nn.Module]:
             )
         return out
 
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # By the class that it is derived from: a class made here is not found by its name.
+        return _blank, (kind,), vars(self).copy()
+
     # A model family's own eager attention lies beside its attention module, not among transformers' functions.
     lies = (getattr(sys.modules[some.__module__], "eager_attention_forward", None) for some in kind.__mro__)
     eager: Any = next((function for function in lies if function is not None), None)
-    inside = {"forward": forward, "eager": staticmethod(eager), "__module__": __name__}
+    inside = {
+        "forward": forward,
+        "eager": staticmethod(eager),
+        "__reduce_ex__": __reduce_ex__,
+        "__module__": __name__,
+    }
     return type(f"Adapted{kind.__name__}", (kind,), inside)
+
+
+def _blank(kind: Any) -> nn.Module:
+    """An adapted module with nothing in it, for copies and pickles."""
+    if NAME not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+    made: Any = adapted(kind)
+    blank: nn.Module = made.__new__(made)
+    return blank
 
 
 def adapt(attention: nn.Module, prompts: Prompts) -> None:
@@ -237,6 +255,12 @@ def adapt(attention: nn.Module, prompts: Prompts) -> None:
     attention.add_module("adapter", prompts)
     kind: Any = type(attention)
     become(attention, adapted(kind))
+
+
+def restore(attention: nn.Module) -> None:
+    """Let an adapted module be what it was, in place."""
+    del attention._modules["adapter"]
+    become(attention, type(attention).__bases__[0])
 
 
 def is_adapted(attention: nn.Module) -> bool:

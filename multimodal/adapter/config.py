@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any
 
 from rmt.errors import InputError
@@ -21,7 +22,8 @@ class AdapterConfig:
         adapter_len: prompts in a layer (K).
         adapter_layers: layers that have them, counted from the top (L).
         visual_layers: with ``v2``, layers counted from the bottom whose prompts are pictures. Together with
-            ``adapter_layers`` no more than there are: the paper keeps the two apart.
+            ``adapter_layers`` no more than there are: the paper keeps the two apart. Published for LLaMA-7B (section
+            5.1): ``AdapterConfig("v2", adapter_len=20, adapter_layers=31, visual_layers=1)``.
         prompt_std: spread of fresh prompts. They stand where normed hidden states do, whose spread is about 1.
 
     Raises:
@@ -48,7 +50,9 @@ class AdapterConfig:
         require(whole(self.visual_layers, 0), "visual_layers to be an integer, 0 or more", self.visual_layers)
         early = self.variant == "v2" or not self.visual_layers
         require(early, "visual_layers=0 with variant 'v1', which adds pictures to its prompts", self.visual_layers)
-        require(self.prompt_std > 0, "prompt_std above 0", self.prompt_std)
+        std: Any = self.prompt_std
+        number = isinstance(std, int | float) and not isinstance(std, bool)
+        require(number and 0 < std < inf, "prompt_std above 0", std)
 
     def check(self, depth: int) -> None:
         """Refuse more layers than a model has.
@@ -72,8 +76,10 @@ class AdapterConfig:
         """What :meth:`to_dict` gave.
 
         Raises:
-            InputError: a key that is no field.
+            InputError: no dictionary, or a key that is no field.
         """
+        if not isinstance(given, dict):
+            raise InputError(f"AdapterConfig: expected a dictionary of its fields, got {given!r}; give one")
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(given) - set(known)):
             raise InputError(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from multimodal.adapter.adapter import adapter_config, adapter_parameters, attach, core_of
+from multimodal.adapter.adapter import adapter_config, adapter_parameters, attached, core_of
 from multimodal.adapter.config import AdapterConfig
 from rmt.errors import InputError
 
@@ -46,6 +46,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
 def load_adapter(model: nn.Module, folder: str | Path, *, freeze: bool = True) -> None:
     """Put a saved adapter on a model, in place; one that is there already is overwritten if it is of the same shape.
 
+    Where it is refused, the model is left as it was.
+
     Args:
         model: of the shape that the adapter was trained on.
         folder: from :func:`save_adapter`.
@@ -61,9 +63,11 @@ def load_adapter(model: nn.Module, folder: str | Path, *, freeze: bool = True) -
         )
         raise InputError(f"{folder}: expected the base model that it was trained on, with {unlike}; load that one")
     if getattr(core_of(model), "adapter_config", None) is None:
-        attach(model, config, freeze=freeze)
-    elif adapter_config(model) != config:
-        raise InputError(f"{folder}: expected a model without another adapter, got one; load the base model again")
+        with attached(model, config, freeze=freeze):
+            fill(model, weights, str(folder))
+        return
+    if adapter_config(model) != config:
+        raise InputError(f"{folder}: expected a model without another adapter, got one; detach(model) that first")
     fill(model, weights, str(folder))
 
 
@@ -83,6 +87,8 @@ def read_config(folder: str | Path) -> tuple[AdapterConfig, dict[str, Any]]:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         kind = said.get("format") or said.get("peft_type") if isinstance(said, dict) else type(said).__name__
         raise InputError(f"{path}: expected format {FORMAT!r}, got {kind!r}; for one of PEFT's see load_peft")
+    if not all(isinstance(said.get(part), dict) for part in ("adapter", "base_model")):
+        raise InputError(f"{path}: expected adapter and base_model in it, got one without; save it again")
     return AdapterConfig.from_dict(said["adapter"]), dict(said["base_model"])
 
 

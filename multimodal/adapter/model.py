@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers import initialization as init
 
 from efficiency.surgery import become
-from multimodal.adapter.adapter import attach, trainable
+from multimodal.adapter.adapter import adapter_parameters, attach, trainable
 from multimodal.adapter.attention import Prompts
 from multimodal.adapter.config import AdapterConfig
 from multimodal.adapter.picture import Picture
@@ -21,10 +21,10 @@ from multimodal.adapter.segments import (
     TOKENS,
     Album,
     PicturedAssociativeMemoryCell,
+    PicturedCache,
     PicturedTokenMemoryCell,
     album,
     opened,
-    with_picture,
     without_picture,
 )
 from multimodal.adapter.v2 import ScaledLinear
@@ -178,29 +178,31 @@ class LlamaAdapterRMT(RMTForCausalLM):
         memory: Memory | None = None,
         pixel_values: Float[Tensor, "images channels height width"] | None = None,
         image_features: Float[Tensor, "images *tokens features"] | None = None,
-        image_segments: Int[Tensor, "places 2"] | None = None,
+        image_segments: Tensor | Sequence[Sequence[int]] | None = None,
+        cache: RMTCache | None = None,
+        past_key_values: RMTCache | None = None,
         **rest: Any,
     ) -> Any:
         """Read, see and predict; further arguments and what comes back as of :class:`rmt.RMTForCausalLM`.
 
         Args:
-            input_ids, attention_mask, labels, memory: of a decoder.
+            input_ids, attention_mask, labels, memory, cache, past_key_values: of a decoder.
             pixel_values, image_features: of images, one of the two; see :meth:`image_prompts`.
-            image_segments: row and segment of each image, segments counted from 0 in this call; several images of a
-                segment are their mean, and a segment without sees none. None for an image a row, seen in all that this
-                call reads; so it must be with a cache and with ``generate``, where it is also seen in what follows.
+            image_segments: whole numbers (images, 2): row and segment of each image, segments counted from 0 in this
+                call; several images of a segment are their mean, and a segment without sees none. None for an image a
+                row, seen in all that this call reads; so it must be with a cache and with ``generate``, where it is
+                also seen in what follows.
 
         Raises:
             InputError: images without a place, or at one that is not there; see also :meth:`image_prompts`.
         """
+        cache = past_key_values if cache is None else cache
         prompts = self.image_prompts(pixel_values, image_features)
         if prompts is None:
             if image_segments is not None:
                 raise InputError("image_segments: expected images with it, got none; pass pixel_values")
-            return super().forward(input_ids, attention_mask, labels, memory, **rest)
+            return super().forward(input_ids, attention_mask, labels, memory, cache=cache, **rest)
         found = _album(prompts, image_segments, input_ids.shape[0])
-        cache = rest.pop("cache", None)
-        cache = rest.pop("past_key_values", None) if cache is None else cache
         if cache is None and not rest.get("use_cache"):
             if self.config.order != "segments":
                 raise InputError(
@@ -216,9 +218,8 @@ class LlamaAdapterRMT(RMTForCausalLM):
         cache = RMTCache.begin(self, memory, len(input_ids)) if cache is None else cache
         if cache.seen or TOKENS in cache.memory.tensors:
             raise InputError("images: expected with the first tokens that a cache reads, got later; begin a new cache")
-        picture = Picture.of(prompts, found.rows, len(input_ids))
-        cache = replace(cache, memory=with_picture(cache.memory, picture))
-        return super().forward(input_ids, attention_mask, labels, None, cache=cache, **rest)
+        pictured = PicturedCache.of(cache, Picture.of(prompts, found.rows, len(input_ids)))
+        return super().forward(input_ids, attention_mask, labels, None, cache=pictured, **rest)
 
     def segments(self, input_ids: Tensor, attention_mask: Tensor | None, size: int | None = None) -> list[Segment]:
         """Cut a batch into segments; see :class:`rmt.models.base.RMTPreTrainedModel`. Images come with them."""
@@ -242,17 +243,24 @@ class LlamaAdapterRMT(RMTForCausalLM):
         """The memory after the prompt and all that was generated."""
         return without_picture(super().memory_of(output))
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def waited_for(self) -> Iterable[nn.Parameter]:
+        """Those of the cell and of the adapter: a batch without an image has no gradient for what projects images."""
+        return [*super().waited_for(), *adapter_parameters(self).values()]
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
         """What one step of ``generate`` is given: images with the first only, behind which the cache has them."""
+        kwargs["is_first_iteration"] = is_first_iteration
         given = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         cache = given.get(CACHE)
-        if cache is not None and TOKENS in cache.memory.tensors:
+        if cache is not None and TOKENS in cache.memory.tensors and not is_first_iteration:
             for name in ("pixel_values", "image_features"):
                 given.pop(name, None)
         return given
 
 
-def _album(prompts: Tensor, places: Tensor | None, batch: int) -> Album:
+def _album(prompts: Tensor, places: Any, batch: int) -> Album:
     """The images and where they stand."""
     if places is None:
         if len(prompts) != batch:
@@ -260,10 +268,14 @@ def _album(prompts: Tensor, places: Tensor | None, batch: int) -> Album:
                 f"image_segments: expected one for each of {len(prompts)} images, got None; say where they are"
             )
         return Album(prompts, torch.arange(batch, device=prompts.device), None)
-    if tuple(places.shape) != (len(prompts), 2):
+    try:
+        places = torch.as_tensor(places)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"image_segments: expected whole numbers (images, 2), got {places!r}; give these") from error
+    if places.is_floating_point() or tuple(places.shape) != (len(prompts), 2):
         raise InputError(
-            f"image_segments: expected a row and a segment for each of {len(prompts)} images, got "
-            f"{tuple(places.shape)}; give (images, 2)"
+            f"image_segments: expected a row and a segment, whole numbers, for each of {len(prompts)} images, got "
+            f"{places.dtype} of shape {tuple(places.shape)}; give (images, 2)"
         )
     return Album(prompts, places[:, 0].to(prompts.device), places[:, 1])
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from multimodal.adapter.adapter import adapter_config, adapter_parameters, attach, core_of, projections_of
+from multimodal.adapter.adapter import adapter_config, adapter_parameters, attached, core_of, projections_of
 from multimodal.adapter.config import AdapterConfig
 from multimodal.adapter.files import CONFIG, WEIGHTS, fill, read_weights
 from rmt.backbone import family_of
@@ -67,7 +67,8 @@ def from_peft(model: nn.Module, config: Any, weights: dict[str, Tensor], *, free
     """
     check_base(model)
     facts = config if isinstance(config, dict) else vars(config)
-    ours = AdapterConfig(adapter_len=facts["adapter_len"], adapter_layers=facts["adapter_layers"])
+    shape: dict[str, Any] = {name: facts.get(name) for name in ("adapter_len", "adapter_layers")}
+    ours = AdapterConfig(**shape)
     heads = core_of(model).config.num_attention_heads
     found: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -82,8 +83,8 @@ def from_peft(model: nn.Module, config: Any, weights: dict[str, Tensor], *, free
                 "keep this adapter in PEFT"
             )
         found[f"layers.{match[1]}.gate"] = tensor.double().atanh().float().expand(heads)
-    attach(model, ours, freeze=freeze)
-    fill(model, found, "peft")
+    with attached(model, ours, freeze=freeze):
+        fill(model, found, "peft")
 
 
 def to_peft(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:

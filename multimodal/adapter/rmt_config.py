@@ -23,7 +23,8 @@ class LlamaAdapterRMTConfig(RMTConfig):
         image_features: width of the features of an image that are given; None with a tower, and where there are none.
 
     Raises:
-        InputError: see :class:`rmt.config.RMTConfig`; a tower that is not known; both a tower and features.
+        InputError: see :class:`rmt.config.RMTConfig`; a tower that is not known; both a tower and features; images for
+            a ``"v2"`` without ``visual_layers``, which nothing would look at.
     """
 
     model_type = "rmt_llama_adapter"
@@ -49,6 +50,12 @@ class LlamaAdapterRMTConfig(RMTConfig):
                     "image_features: expected None with a vision tower, which says so itself, got a number"
                 )
             check_layers(self.vision_config, self.vision_layers)
+        adapter = self.adapter_config
+        if self.picture_width is not None and adapter.variant == "v2" and not adapter.visual_layers:
+            raise InputError(
+                "adapter: expected visual_layers of 1 or more for variant 'v2' that is given images, got 0; the paper "
+                "has 1"
+            )
 
     @property
     def adapter_config(self) -> AdapterConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multimodal.adapter.picture import Picture, showing
+from rmt.cache import Decoder, RMTCache
 from rmt.cells import AssociativeMemoryCell, TokenMemoryCell
 from rmt.cells.tokens import CellOutput
 from rmt.errors import InputError
@@ -108,6 +109,21 @@ def with_picture(memory: Memory, picture: Picture) -> Memory:
 def without_picture(memory: Memory) -> Memory:
     """The memory alone."""
     return replace(memory, tensors={k: t for k, t in memory.tensors.items() if k not in (TOKENS, SEEN)})
+
+
+@dataclass(frozen=True)
+class PicturedCache(RMTCache):
+    """A cache in whose memory pictures stand beside the memory, one for each row."""
+
+    @classmethod
+    def of(cls, cache: RMTCache, picture: Picture) -> PicturedCache:
+        """A cache that has read nothing yet, with what its rows look at."""
+        held = {field.name: getattr(cache, field.name) for field in fields(cache)}
+        return cls(**held | {"memory": with_picture(cache.memory, picture)})
+
+    def flush(self, model: Decoder) -> Memory:
+        """The memory after everything read, and no picture; see :meth:`rmt.cache.RMTCache.flush`."""
+        return without_picture(super().flush(model))
 
 
 class _Showing:

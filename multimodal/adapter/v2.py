@@ -1,7 +1,10 @@
-"""What LLaMA-Adapter V2 trains beside prompts (arXiv 2304.15010, section 3.1): scale and bias of linears, and norms.
+"""What LLaMA-Adapter V2 trains beside prompts (arXiv 2304.15010, section 4.1): scale and bias of linears, and norms.
 
-Equation 2: y = s (W x + b_0) + b, with a learned scale s, at first 1, and bias b, at first 0, for each output. Norms
-are the model's own, left to train. Knows nothing of attention.
+Equations 1 and 2: y = s (W x + b), with a learned scale s, at first 1, and bias b, at first 0, for each output; a bias
+b_0 that a layer has already is part of what is scaled: s (W x + b_0 + b). Norms are the model's own, left to train.
+
+LoRA over such a layer adds to its output, behind the scale. PEFT merges it into W, in front of the scale, which is not
+the same: keep it unmerged, or merge it before V2 is attached. Knows nothing of attention.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ class ScaledLinear(nn.Linear):
     adapter_bias: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        """s (W x + b_0) + b, in the format of W x."""
+        """s (W x + b_0 + b), in the format of W x."""
         out = super().forward(x)
-        return out * self.adapter_scale.to(out.dtype) + self.adapter_bias.to(out.dtype)
+        return (out + self.adapter_bias.to(out.dtype)) * self.adapter_scale.to(out.dtype)
 
     @torch.no_grad()
     def reset_scale(self, init: Any = nn.init) -> None:
@@ -41,6 +44,13 @@ def scale_linear(linear: nn.Linear) -> None:
     become(linear, ScaledLinear)
     scaled: Any = linear
     scaled.reset_scale()
+
+
+def unscale_linear(linear: nn.Linear) -> None:
+    """Take scale and bias off again, in place."""
+    for name in ("adapter_scale", "adapter_bias"):
+        del linear._parameters[name]
+    become(linear, nn.Linear)
 
 
 def linears_of(layer: nn.Module) -> dict[str, nn.Linear]:

@@ -1,7 +1,7 @@
 """Features of images for an adapter: several layers of a vision tower side by side, and their projection.
 
-LLaMA-Adapter (arXiv 2303.16199, section 3.4) takes global features of several scales, I_p = Projection(Concat({I_m})),
-one vector an image; LLaMA-Adapter V2 (arXiv 2304.15010, section 3.3) takes visual tokens. Knows nothing of prompts.
+LLaMA-Adapter (arXiv 2303.16199, section 3.3) takes global features of several scales, I_p = Projection(Concat({I_m})),
+one vector an image; LLaMA-Adapter V2 (arXiv 2304.15010, section 4.3) takes visual tokens. Knows nothing of prompts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rmt.errors import InputError
 # Towers whose first position is a class token.
 WITH_CLASS_TOKEN = ("clip_vision_model",)
 TOWERS = (*WITH_CLASS_TOKEN, "siglip_vision_model")
+PART = 16  # images that a tower sees at once: the outputs of all its layers lie in memory until some are chosen
 
 
 class PictureProjection(nn.Module):
@@ -77,10 +78,14 @@ def image_features(
         whole: one token for each image, its class token or where there is none the mean of its patches; False for the
             patches, without the class token.
     """
-    tower: Any = vision
-    states = tower(pixel_values=pixel_values, output_hidden_states=True).hidden_states
-    chosen = torch.cat([states[layer] for layer in layers], dim=-1)
-    first = tower.config.model_type in WITH_CLASS_TOKEN
-    if not whole:
-        return chosen[:, int(first) :]
-    return chosen[:, :1] if first else chosen.mean(dim=1, keepdim=True)
+    return torch.cat([_features(vision, part, layers, whole) for part in pixel_values.split(PART)])
+
+
+def _features(vision: Any, pixel_values: Tensor, layers: Sequence[int], whole: bool) -> Tensor:
+    states = vision(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+    first = int(vision.config.model_type in WITH_CLASS_TOKEN)
+    if whole and not first:
+        return torch.cat([states[layer].mean(dim=1, keepdim=True) for layer in layers], dim=-1)
+    # Chosen before they are put together: of what is put together nothing is left out, and nothing kept for a part.
+    wanted = slice(1) if whole else slice(first, None)
+    return torch.cat([states[layer][:, wanted] for layer in layers], dim=-1)

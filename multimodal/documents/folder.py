@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from multimodal.images import IMAGE_KINDS
+from rmt.errors import InputError
 
 INDEXES = ("album.md", "index.md", "album.markdown", "index.markdown")
 """Names of the file that, where a folder has one, is read in place of the folder; the first that is there."""
@@ -26,18 +27,25 @@ def files(folder: Path) -> Iterator[Path]:
     """Files of known kinds in natural order, recursive, without hidden ones.
 
     A folder inside that has an index is that index. Links to folders are not followed, those to files are.
+
+    Raises:
+        InputError: a folder that cannot be read.
     """
     index = index_of(folder)
     if index is not None:
         yield index
         return
-    with os.scandir(folder) as found:
-        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be read, got {error.strerror}; check it") from None
     for entry in entries:
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from files(path)
-        elif path.suffix.lower() in IMAGE_KINDS | _TEXT_KINDS and not entry.is_dir():
+        # Unlike entry.is_dir, false for a link that leads in a circle: opening it says what is wrong.
+        elif path.suffix.lower() in IMAGE_KINDS | _TEXT_KINDS and not os.path.isdir(path):
             yield path
 
 

@@ -11,6 +11,7 @@ Every sample is checked by itself, and none is dropped without a word. Knows not
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,8 +108,8 @@ def read_samples(
     Raises:
         InputError: a bad sample, with file, index from 0 and reason; broken JSON, whatever ``skip`` says.
     """
-    path = Path(path).expanduser()
-    folder = path.parent if images is None else Path(images).expanduser()
+    path = Path(os.path.expanduser(path))
+    folder = path.parent if images is None else Path(os.path.expanduser(images))
     for index, record in read_records(path):
         try:
             sample = parse_sample(record, folder, where=f"{path}, index {index}", max_pixels=max_pixels)

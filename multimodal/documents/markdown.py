@@ -143,13 +143,17 @@ def _blocks(pieces: Iterable[str]) -> Iterator[tuple[str, int, bool]]:
     block: list[str] = []
     first = number = held = 0
     ends: re.Pattern[str] | None = None  # what closes the code that is open
-    in_list = False
+    in_list = quoted = False
     for number, line in enumerate(_lines(pieces), 1):
+        if ends is not None and quoted and not line.lstrip().startswith(">"):
+            ends = None  # a fence inside a quote ends with it
         if ends is not None:
             yield line, number, True
             ends = None if ends.search(line) else ends
             continue
-        ends = _opens(line)
+        # Indented so far it is code, or goes on with a paragraph; in a list it may still be a fence.
+        ends = None if not in_list and _INDENTED.match(line) else _opens(line)
+        quoted = line.lstrip().startswith(">")
         blank = not line.strip()
         if block and (ends is not None or blank or held > MAX_BLOCK):
             yield "".join(block), first, False

@@ -1,8 +1,9 @@
 """Pages of PDF files as text and the images drawn on them, page by page.
 
 pypdf reads text and embedded images; it cannot render a page. So a scanned page, which is one image, comes as that
-image, and a figure that a page draws with lines comes only as the text in it. Images written into the content of a
-form, and those in fonts, are not found.
+image, and a figure that a page draws with lines comes only as the text in it. An image is turned, by quarters, as its
+page shows it: scanners say with /Rotate how a sheet lay. Images written into the content of a form, and those
+in fonts, are not found.
 """
 
 from __future__ import annotations
@@ -24,6 +25,21 @@ _MAX_DEPTH = 8  # of forms within forms
 Key = tuple[str, ...]
 """Names of forms and of the image in the last one."""
 
+Axes = tuple[float, float, float, float]
+"""Where one step to the right and one step up in an image lead on its page: (x, y, x, y), y upwards."""
+
+_UPRIGHT: Axes = (1.0, 0.0, 0.0, 1.0)
+_TURNS = {  # whether its rows are level, and then whether its right (else its right's height) and its top are positive
+    (True, True, True): None,
+    (True, True, False): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, False, True): Image.Transpose.FLIP_LEFT_RIGHT,
+    (True, False, False): Image.Transpose.ROTATE_180,
+    (False, True, True): Image.Transpose.TRANSVERSE,
+    (False, True, False): Image.Transpose.ROTATE_90,
+    (False, False, True): Image.Transpose.ROTATE_270,
+    (False, False, False): Image.Transpose.TRANSPOSE,
+}
+
 
 def pdf_pieces(path: Path, *, max_pixels: int = MAX_PIXELS, missing: str = "error") -> Iterator[str | Figure]:
     """Each page's text, then the images drawn on it, in the order in which they are drawn, each once a page.
@@ -40,13 +56,13 @@ def pdf_pieces(path: Path, *, max_pixels: int = MAX_PIXELS, missing: str = "erro
         text = page_text(path, number, page)
         if text:
             yield text
-        keys = list(_drawn_on(path, number, page))
-        for index, key in enumerate(keys, 1):
+        keys = _drawn_on(path, number, page)
+        for index, (key, axes) in enumerate(keys.items(), 1):
             # A page that is nothing but an image is a scan of that page.
             label = f"[page {number}]" if not text and len(keys) == 1 else f"[page {number}, image {index}]"
             where = f"{path}, page {number}, image {index}"
             try:
-                image = _decode(page, key, where, max_pixels)
+                image = _turned(_decode(page, key, where, max_pixels), axes, page)
             except InputError:
                 if missing == "error":
                     raise
@@ -58,19 +74,25 @@ def pdf_pieces(path: Path, *, max_pixels: int = MAX_PIXELS, missing: str = "erro
 
 def draws_images(path: Path) -> bool:
     """Whether any page has an image drawn on it; reads up to the first one."""
-    return any(any(True for _ in _drawn_on(path, number, page)) for number, page in pdf_pages(path))
+    return any(_drawn_on(path, number, page) for number, page in pdf_pages(path))
 
 
-def _drawn_on(path: Path, number: int, page: Any) -> Iterator[Key]:
-    """What a page draws. Its resources may list the images of the whole document: only what is drawn counts."""
+def _drawn_on(path: Path, number: int, page: Any) -> dict[Key, Axes]:
+    """What a page draws, and how it lies where it is drawn first.
+
+    Its resources may list the images of the whole document: only what is drawn counts.
+    """
     try:
         content = page.get_contents()
-        yield from dict.fromkeys(() if content is None else _drawn(content, page, (), page))
+        found: dict[Key, Axes] = {}
+        for key, axes in () if content is None else _drawn(content, page, (), page, _UPRIGHT):
+            found.setdefault(key, axes)
+        return found
     except Exception as error:  # a broken PDF makes the parser fail in any way
         raise broken_pdf(path, f", page {number}", error) from None
 
 
-def _drawn(content: Any, holder: Any, prefix: Key, page: Any) -> Iterator[Key]:
+def _drawn(content: Any, holder: Any, prefix: Key, page: Any, axes: Axes) -> Iterator[tuple[Key, Axes]]:
     from pypdf.generic import ContentStream
 
     resources = holder.get("/Resources")
@@ -79,9 +101,16 @@ def _drawn(content: Any, holder: Any, prefix: Key, page: Any) -> Iterator[Key]:
     resources = resources.get_object() if resources is not None else {}
     objects = resources.get("/XObject", {}).get_object() if "/XObject" in resources else {}
     inline = 0
+    kept: list[Axes] = []
     for operands, operator in content.operations:
+        if operator == b"q":
+            kept.append(axes)
+        elif operator == b"Q" and kept:
+            axes = kept.pop()
+        elif operator == b"cm":
+            axes = _within(operands, axes)
         if operator == b"INLINE IMAGE" and not prefix:
-            yield (f"~{inline}~",)
+            yield (f"~{inline}~",), axes
             inline += 1
         if operator != b"Do" or not operands or operands[0] not in objects:
             continue
@@ -89,9 +118,32 @@ def _drawn(content: Any, holder: Any, prefix: Key, page: Any) -> Iterator[Key]:
         drawn = objects[name].get_object()
         kind = drawn.get("/Subtype")
         if kind == "/Image":
-            yield (*prefix, name)
+            yield (*prefix, name), axes
         elif kind == "/Form" and len(prefix) < _MAX_DEPTH:
-            yield from _drawn(ContentStream(drawn, page.pdf), drawn, (*prefix, name), page)
+            inside = _within(drawn["/Matrix"], axes) if "/Matrix" in drawn else axes
+            yield from _drawn(ContentStream(drawn, page.pdf), drawn, (*prefix, name), page, inside)
+
+
+def _within(matrix: Any, axes: Axes) -> Axes:
+    """Where the axes of a matrix [a b c d e f] lead, whose own lie in ``axes`` (ISO 32000-1, 8.3.4)."""
+    try:
+        a, b, c, d = (float(number) for number in list(matrix)[:4])
+    except (TypeError, ValueError):  # no matrix: how an image lies is no reason not to see it
+        return axes
+    return (
+        a * axes[0] + b * axes[2], a * axes[1] + b * axes[3], c * axes[0] + d * axes[2], c * axes[1] + d * axes[3],
+    )  # fmt: skip
+
+
+def _turned(image: Image.Image, axes: Axes, page: Any) -> Image.Image:
+    """An image as its page shows it, to the nearest quarter turn, mirrored where the page mirrors it."""
+    a, b, c, d = axes
+    for _ in range(int(page.rotation) // 90 % 4):  # clockwise
+        a, b, c, d = b, -a, d, -c
+    level = abs(a * d) >= abs(b * c)  # its rows are rows of the page
+    right, up = (a, d) if level else (b, c)
+    turn = _TURNS[level, right >= 0, up >= 0]
+    return image if turn is None else image.transpose(turn)
 
 
 def _decode(page: Any, key: Key, where: str, max_pixels: int) -> Image.Image:

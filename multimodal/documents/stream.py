@@ -85,7 +85,7 @@ def _local(source: str | Path) -> Path | None:
     """The path of a file or a folder that may hold images; None for what only text can come from."""
     if isinstance(source, str) and (source == "-" or source.startswith(("hub:", "installed:"))):
         return None
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not os.path.exists(path) or (path.is_dir() and is_saved_dataset(path)):
         return None
     if path.is_dir() and next(folders.files(path), None) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,34 @@ from rmt.answers import classify, continue_text
 from rmt.errors import InputError
 from rmt.memory import Memory, MemoryMeta
 from rmt.reader import Reader
+
+
+@runtime_checkable
+class TextReader(Protocol):
+    """What asking takes of a reader, whatever it reads: :class:`rmt.Reader`, or one of documents with images."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def segment_size(self) -> int:
+        """Tokens of a segment, at most."""
+
+    @property
+    def block(self) -> int:
+        """Tokens read together."""
+
+    def fingerprint(self) -> str:
+        """Of the model."""
+
+    def settings(self) -> dict[str, str]:
+        """What the bits of a memory depend on beside model and document."""
+
+    def initial(self, batch_size: int = 1) -> dict[str, torch.Tensor]:
+        """The state before anything is read."""
+
+    def check(self, ids: np.ndarray) -> None:
+        """Refuse ids beyond the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +110,12 @@ class ReaderModel:
         return max(len(tokenizer(" " + place, add_special_tokens=False)["input_ids"]) for place in PLACES)
 
 
-def fingerprint(reader: Reader) -> str:
+def fingerprint(reader: TextReader) -> str:
     """Of the weights of a reader, and of how they read."""
     return " ".join([reader.fingerprint(), reader.settings()["dtype"]])
 
 
-def initial(reader: Reader) -> Memory:
+def initial(reader: TextReader) -> Memory:
     """The memory before anything was read."""
     return Memory(reader.initial(1), MemoryMeta())
 

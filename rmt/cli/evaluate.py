@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rmt.cli import evaluate_problems, evaluate_tasks
+from rmt.cli import evaluate_images, evaluate_problems, evaluate_tasks
 from rmt.cli.common import bad_input, bar, parse_lengths, write
 from rmt.cli.models import EXECUTOR_HELP, MODEL_HELP
 
@@ -83,6 +83,7 @@ def memory(
 app.command()(evaluate_tasks.run)
 app.command()(evaluate_tasks.tasks)
 app.command()(evaluate_tasks.rescore)
+app.command()(evaluate_images.images)
 app.command()(evaluate_problems.humaneval)
 app.command()(evaluate_problems.corr2cause)
 app.command()(evaluate_problems.multiplication)

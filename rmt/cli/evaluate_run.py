@@ -39,6 +39,7 @@ class Request:
     as_json: bool = False
     progress: bool = True
     lengths_option: str = "--lengths"
+    segments: str = ""
 
 
 def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
@@ -51,11 +52,10 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
     from evals.breakdowns import breakdowns
     from evals.report import breakdown_json, breakdown_text
     from evals.runner import expand
-    from evals.tasks.base import Source
     from rmt.cli import scored
     from rmt.data import TokenFile, iter_text
 
-    sizes = parse_lengths(asked.lengths, asked.lengths_option, least=0)
+    sizes = parse_lengths(asked.segments or asked.lengths, asked.lengths_option, least=0)
     with bad_input():
         chosen = expand(tasks)
         for task in chosen:
@@ -64,6 +64,9 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
     _check_prompt(asked.prompt)
     part, wait = share()
     subject = scored.model(asked.model, asked.dtype)
+    scored.check_sight(subject, chosen, asked.model)
+    if asked.segments:
+        sizes = [count * _segment(subject, asked.model) for count in sizes]
     with bad_input():
         asked.out.mkdir(parents=True, exist_ok=True)
     tokens = asked.out / f"text-{part[0]}.tokens"
@@ -72,7 +75,7 @@ def score(tasks: Sequence[str | evals.tasks.base.Task], asked: Request) -> None:
         text = iter_text(asked.text)
         with TokenFile.build(text, scored.tokenizer(subject), tokens, source=asked.text[:512]) as background:
             bare = asked.prompt == "bare" or (asked.prompt == "auto" and scored.is_ours(subject))
-            source = Source(subject.encode, subject.decode, background, background.digest, asked.seed, bare)
+            source = scored.source(subject, background, asked.seed, bare)
             with bad_input(), bar(asked.progress and part[0] == 0) as report:
                 cells = evals.run(
                     subject,
@@ -110,6 +113,14 @@ def _controls(text: str) -> list[str]:
     if unknown := sorted(set(wanted) - set(CONTROLS)):
         raise InputError(f"--controls: expected some of {', '.join(CONTROLS)}, got {', '.join(unknown)}; leave it out")
     return wanted
+
+
+def _segment(subject: Any, name: str) -> int:
+    from rmt.errors import InputError
+
+    if subject.segment is None:
+        raise InputError(f"--segments: expected a model that reads in segments, got {name}; use --lengths")
+    return int(subject.segment)
 
 
 def _check_prompt(prompt: str) -> None:

@@ -29,8 +29,8 @@ def info(
     """
     if what is None:
         facts = machine()
-    elif os.path.isfile(Path(what).expanduser()):
-        facts = memory_facts(Path(what).expanduser())
+    elif os.path.isfile(Path(os.path.expanduser(what))):
+        facts = memory_facts(Path(os.path.expanduser(what)))
     else:
         facts = model_facts(what)
     if as_json:

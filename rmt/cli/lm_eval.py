@@ -110,7 +110,7 @@ def _loaded(pretrained: str, dtype: str, executor: str, baseline: str | None) ->
     below: Any = scored.innermost(model)
     extend = None
     if isinstance(model, RecurrentModel):
-        reader = model.reader
+        reader: Any = model.reader
 
         def extend(state: Any, ids: Any) -> Any:
             return Recalled(reader.read(ids, memory=state.memory, progress=False))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "minilm-rmt"
 SEES = "LlavaRMT"  # the architecture of a model for images
+PROMPTED = "LlamaAdapterRMT"  # and of one with an adapter, of which commands read text only
 MODEL_HELP = "A bundled model (minilm-rmt, which is also called bundled; llama-rmt; llava-rmt sees images) or a folder."
 EXECUTOR_HELP = f"{', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}."
 
@@ -28,26 +29,64 @@ def load(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     quiet()
     from rmt import pretrained
 
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if os.path.isfile(folder / "model" / "config.json"):  # the output of `rmt train`
         folder = folder / "model"
     if os.path.isfile(folder / "adapter_config.json"):
+        refuse_prompts(folder)
         return pretrained.load_folder(folder)
     if os.path.isfile(folder / "config.json"):
         return from_folder(folder)
-    if name in pretrained.names() and sees(pretrained.HERE / name):
-        model, processor = from_folder(pretrained.HERE / name)
-        return model.float(), processor
-    return pretrained.load(BUNDLED if name == "bundled" else name)
+    if name == "bundled" or name in pretrained.names():
+        return pretrained.load(BUNDLED if name == "bundled" else name)
+    return bundled_that_sees(name)
+
+
+def bundled_that_sees(name: str) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
+    """A bundled model for images, and its processor.
+
+    Raises:
+        InputError: no bundled model of that name, of either kind.
+    """
+    from multimodal import pretrained as seeing
+    from rmt import pretrained
+    from rmt.errors import InputError
+
+    if name not in seeing.names():
+        known = ", ".join(sorted([*pretrained.names(), *seeing.names()]))
+        raise InputError(f"{name}: expected a folder or a bundled model ({known}), got neither")
+    return seeing.load(name)
+
+
+def refuse_prompts(folder: Path) -> None:
+    """Refuse an adapter of :mod:`multimodal.adapter`, which is no model by itself and does not say where one is."""
+    from rmt.errors import InputError
+
+    if str(of_json(folder / "adapter_config.json").get("format", "")).startswith("llama-adapter/"):
+        raise InputError(
+            f"{folder}: expected a model, got a LLaMA-Adapter alone; put it on its base and save both: "
+            "load_adapter(model, folder), model.save_pretrained(...) of a LlamaAdapterRMT"
+        )
 
 
 def sees(folder: Path) -> bool:
-    """Whether a folder holds a model of ours for images."""
+    """Whether a folder holds a model of ours for images that documents show."""
+    return architecture(folder) == SEES
+
+
+def architecture(folder: Path) -> str:
+    """The class of the model in a folder, empty where it does not say."""
+    names = of_json(folder / "config.json").get("architectures")
+    return str(names[0]) if isinstance(names, list) and len(names) == 1 else ""
+
+
+def of_json(path: Path) -> dict[str, Any]:
+    """What a file says, nothing where it is none of JSON or holds something else."""
     try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError):
-        return False
-    return names == [SEES]
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
@@ -64,6 +103,11 @@ def from_folder(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     from rmt.errors import InputError
     from rmt.models.building import load as from_pretrained
 
+    if architecture(folder) == PROMPTED:
+        from multimodal.adapter import LlamaAdapterRMT
+
+        prompted = from_pretrained(LlamaAdapterRMT.from_pretrained, str(folder)).eval()
+        return prompted, from_pretrained(AutoTokenizer.from_pretrained, str(folder))
     config = from_pretrained(AutoConfig.from_pretrained, str(folder))
     names = getattr(config, "architectures", None) or ["none"]
     if names[0] not in models.__all__:
@@ -78,20 +122,11 @@ def that_sees(folder: Path) -> tuple[rmt.models.base.RMTPreTrainedModel, Any]:
     Raises:
         InputError: no processor.
     """
-    from transformers import LlavaProcessor
-
-    import multimodal
-    from rmt.errors import InputError
+    from multimodal.llava import LlavaRMT
+    from multimodal.pretrained import processor_of
     from rmt.models.building import load as from_pretrained
 
-    model = from_pretrained(multimodal.LlavaRMT.from_pretrained, str(folder)).eval()
-    try:
-        return model, from_pretrained(LlavaProcessor.from_pretrained, str(folder))
-    except InputError as error:
-        raise InputError(
-            f"{folder}: expected a processor beside the model, got none that can be loaded; save it there: "
-            "processor.save_pretrained(...)"
-        ) from error
+    return from_pretrained(LlavaRMT.from_pretrained, str(folder)).eval(), processor_of(folder)
 
 
 def reader(name: str, dtype: str = "auto", executor: str = "auto") -> Any:

@@ -59,7 +59,7 @@ def read(
     from rmt.errors import InputError
     from rmt.memory import Memory
 
-    output = output.expanduser()
+    output = Path(os.path.expanduser(output))
     refuse_long_name(output)
     if output.is_dir() or not output.parent.is_dir():
         raise InputError(f"{output}: expected a file in a folder that is there, got none; choose another output")

@@ -21,10 +21,9 @@ from evals.models.truncated import Part
 from evals.models.wording import texts
 from rmt.answers import classify, continue_text, pad
 from rmt.cache import RMTCache, advance
-from rmt.cli.adapters import DocumentTokens, fingerprint, initial, shuffled
+from rmt.cli.adapters import DocumentTokens, TextReader, fingerprint, initial, shuffled
 from rmt.errors import InputError
 from rmt.memory import Memory
-from rmt.reader import Reader
 
 TOGETHER = 16  # continuations or prompts that run as one batch, each with a copy of the memory
 LOGITS = 1 << 23  # numbers, 32 MB: more of them are made in parts
@@ -53,7 +52,8 @@ class RecurrentModel:
     may fill several; these logits and no others are made.
 
     Args:
-        reader: of a classifier that gives one label, or of a language model.
+        reader: of a classifier that gives one label, or of a language model. For :meth:`read` it is a
+            :class:`rmt.Reader`; all else asks no more of it than stated.
         name: for people.
 
     Raises:
@@ -62,7 +62,7 @@ class RecurrentModel:
 
     controls = ("zeroed", "shuffled", "swapped")
 
-    def __init__(self, reader: Reader, name: str = "") -> None:
+    def __init__(self, reader: TextReader, name: str = "") -> None:
         self.reader = reader
         self._name = name or type(reader.model).__name__
         self._answers: tuple[str, ...] | None = None
@@ -113,14 +113,15 @@ class RecurrentModel:
         Of a language model the last segment is read by the model itself, which also says what it expects next; the
         memory is the same up to rounding.
         """
+        reader: Any = self.reader
         if self._answers is not None:
-            return [Recalled(m) for m in self.reader.read_batch([DocumentTokens(d) for d in documents])]
+            return [Recalled(m) for m in reader.read_batch([DocumentTokens(d) for d in documents])]
         length = documents[0].length
         begun = max(0, length - 1) // self.segment * self.segment
         memories = [initial(self.reader) for _ in documents]
         if begun:
-            memories = self.reader.read_batch([DocumentTokens(Part(d, ((0, begun),))) for d in documents])
-        return [self._read_on(m, d.tokens(begun, length)) for m, d in zip(memories, documents, strict=True)]
+            memories = reader.read_batch([DocumentTokens(Part(d, ((0, begun),))) for d in documents])
+        return [self.read_on(m, d.tokens(begun, length)) for m, d in zip(memories, documents, strict=True)]
 
     def score(
         self, state: Recalled, prompt: Int[np.ndarray, " tokens"], continuations: Sequence[Int[np.ndarray, " _"]]
@@ -169,7 +170,8 @@ class RecurrentModel:
         """Channels of the memory in another order; what follows the last token directly is no memory, and stays."""
         return Recalled(shuffled(state.memory, seed), state.after)
 
-    def _read_on(self, memory: Memory, ids: Int[np.ndarray, " tokens"]) -> Recalled:
+    def read_on(self, memory: Memory, ids: Int[np.ndarray, " tokens"]) -> Recalled:
+        """Read text behind a memory, and keep what the model expects behind it."""
         if not len(ids):
             return Recalled(memory)
         self.reader.check(ids)

@@ -8,6 +8,7 @@ retrieval:minilm-rmt,k=5,chunk=128       the same model, shown the chunks that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from rmt.errors import InputError
 
 if TYPE_CHECKING:
     import evals.model
+    import evals.tasks.base
+    import rmt.data
 
 SCORED_HELP = (
     "A bundled model, a folder, hf:FOLDER[,window=sliding,size=2048], truncate:MODEL,size=512 or "
@@ -98,7 +101,12 @@ def _plain(name: str, dtype: str, executor: str) -> evals.model.Model[Any]:
         raise InputError(f"{path}: expected no settings of a model that reads as it does, got {options[0]!r}; leave it")
     if _is_foreign(Path(path).expanduser()):
         return _hugging_face(path, dtype, {})
-    return RecurrentModel(models.reader(path, dtype, executor), path)
+    reader: Any = models.reader(path, dtype, executor)
+    if hasattr(reader.model.config, "image_token_id"):
+        from rmt.cli.pictured import PicturedModel
+
+        return PicturedModel(reader, path)
+    return RecurrentModel(reader, path)
 
 
 def _is_foreign(folder: Path) -> bool:
@@ -161,6 +169,46 @@ def tokenizer(scored: Any) -> Any:
     """The tokenizer of a model that :func:`model` made."""
     inside = innermost(scored)
     return getattr(inside, "reader", inside).tokenizer
+
+
+def sees(scored: Any) -> bool:
+    """Whether a model reads documents with images; truncation and retrieval show text alone."""
+    return hasattr(scored, "tokens_per_image")
+
+
+def check_sight(scored: Any, tasks: Sequence[evals.tasks.base.Task], name: str) -> None:
+    """Refuse tasks with images for a model that does not see.
+
+    Raises:
+        InputError: with their names.
+    """
+    seen = [task.name for task in tasks if type(task).__module__.startswith("evals.tasks.images.")]
+    if seen and not sees(scored):
+        raise InputError(
+            f"--model: expected a model that sees, for {', '.join(seen)}, got {name}, which reads text alone; give a "
+            "folder of a LlavaRMT"
+        )
+
+
+def source(scored: Any, background: rmt.data.TokenFile, seed: int, bare: bool) -> evals.tasks.base.Source:
+    """What documents are made of, with images where the model sees."""
+    from evals.tasks.base import Source
+
+    if not sees(scored):
+        return Source(scored.encode, scored.decode, background, background.digest, seed, bare)
+    from evals.tasks.images.documents import ImageSource
+
+    return ImageSource(
+        scored.encode,
+        scored.decode,
+        scored.words(background),
+        background.digest,
+        seed,
+        bare,
+        image_token=scored.image_token,
+        tokens_per_image=scored.tokens_per_image,
+        size=scored.image_size,
+    )
 
 
 def innermost(scored: Any) -> Any:

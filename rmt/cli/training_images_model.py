@@ -257,6 +257,7 @@ def _tower(folder: str) -> tuple[Any, Any]:
     from multimodal.encoders import load_tower
 
     tower: Any = load_tower(folder)
+    tower.config._name_or_path = ""  # no folder of this machine belongs in a checkpoint
     return tower, tower.config
 
 

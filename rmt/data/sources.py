@@ -62,7 +62,7 @@ def _open(source: str | Path, field: str, split: str) -> Iterator[str]:
             return _documents(records.hub_text(source[4:], field, split))
         if source.startswith("installed:"):
             return installed_text([name.strip() for name in source[10:].split(",") if name.strip()])
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not os.path.exists(path):  # unlike Path.exists, false for a name that no file can have
         expected = "a file, a folder, '-', 'hub:NAME' or 'installed:'"
         raise InputError(f"{source}: expected {expected}, got nothing of that name; check the path")

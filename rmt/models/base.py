@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -230,7 +230,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         return dict(memory.tensors)
 
     def reached(self, loss: Tensor | None) -> Tensor | None:
-        """The same loss, on which every parameter of the cell hangs, where several processes train.
+        """The same loss, on which every parameter of :meth:`waited_for` hangs, where several processes train.
 
         DistributedDataParallel waits for a gradient of each; a batch of one segment has none for the gates, nor one
         beyond the depth of truncation for the memory tokens.
@@ -238,8 +238,12 @@ class RMTPreTrainedModel(PreTrainedModel):
         together = distributed.is_available() and distributed.is_initialized()
         if loss is None or not (together and self.training and torch.is_grad_enabled()):
             return loss
-        nothing = sum(p.sum() * 0.0 for p in self.cell.parameters() if p.requires_grad)
+        nothing = sum(p.sum() * 0.0 for p in self.waited_for() if p.requires_grad)
         return loss + nothing
+
+    def waited_for(self) -> Iterable[nn.Parameter]:
+        """Parameters that a batch may have no gradient for: those of the cell."""
+        return self.cell.parameters()
 
     def memory_after(self, state: State, before: Memory | None, segments: list[Segment]) -> Memory:
         """A memory with its counts moved on by what was read (of the longest row)."""

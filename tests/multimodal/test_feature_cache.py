@@ -198,6 +198,17 @@ def header_of_nothing(path):
     path.write_bytes((2).to_bytes(8, "little") + b"[]" + bytes(64))
 
 
+def test_a_folder_keeps_apart_what_was_encoded_alone(counted, tmp_path):
+    pixels = images(3)
+    FeatureCache(None, tmp_path, batch=3).features(counted.net, pixels)
+    alone = FeatureCache(None, tmp_path)
+    assert torch.equal(alone.features(counted.net, pixels), patch_features(counted.net, pixels, batch=1))
+    assert (alone.hits, alone.misses) == (0, 3)
+    more = FeatureCache(None, tmp_path, batch=2)
+    more.features(counted.net, pixels)
+    assert (more.hits, more.misses) == (3, 0)
+
+
 @pytest.mark.parametrize("spoil", [cut, empty, zero_the_end, no_file_of_ours, header_of_nothing])
 def test_a_spoilt_file_is_made_again(spoil, counted, tmp_path):
     pixels = images(1)

@@ -149,3 +149,18 @@ def test_other_projectors_are_saved_and_read_the_same(projector: str, tmp_path: 
     )
     other = model(input_ids=ids, pixel_values=pixels.flip(0)).logits
     assert not torch.allclose(model(input_ids=ids, pixel_values=pixels).logits, other)
+
+
+def test_a_memory_knows_how_its_model_saw() -> None:
+    """The weights of both projectors are the same, and both make one token of four patches or of none."""
+    weights = tiny_llava("clip").state_dict()
+    names = set()
+    for projector, layer in (("mlp", -2), ("mlp", -1), ("pooled", -2)):
+        llava = tiny_llava("clip")
+        llava.config.vision_feature_layer = layer
+        torch.manual_seed(0)
+        model = recurrent(llava, projector=projector)
+        model.backbone.load_state_dict(weights)
+        model.cell.memory.data.fill_(0.1)
+        names.add(model.fingerprint())
+    assert len(names) == 3

@@ -296,6 +296,10 @@ def test_questions_are_answered_from_the_memory(model: LlavaRMT) -> None:
     other = kit.reader(kit.model("plain"))
     with pytest.raises(InputError, match="expected one of this model"):
         other.ask(memory, ["what?"])
+    reader.tokenizer = deepcopy(reader.tokenizer)
+    reader.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    with pytest.raises(InputError, match=r"questions: expected words, got <image> in 'what is on <image>\?'"):
+        reader.ask(memory, ["what?", "what is on <image>?"])
 
 
 def test_wrong_input_is_one_clear_error(model: LlavaRMT, tmp_path: Path) -> None:

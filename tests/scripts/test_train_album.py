@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("sklearn")
-
 
 def test_every_phase_is_settings_that_can_be_trained_with(script, tmp_path: Path) -> None:
     from rmt.cli.training_images import ImageSettings, check

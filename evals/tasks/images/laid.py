@@ -49,9 +49,10 @@ class Distractors:
     kinds: str
 
     def __post_init__(self) -> None:
-        if self.pictures < 0 or self.sentences < 0:
+        if not (0 <= self.pictures <= 1000 and 0 <= self.sentences <= 1000):  # each takes a token or more
             raise ValueError(
-                f"distractors: expected rates from 0, got {self.pictures} and {self.sentences}; 0 leaves them out"
+                f"distractors: expected rates from 0 to 1,000 a thousand tokens, got {self.pictures} and "
+                f"{self.sentences}; 0 leaves them out"
             )
         if not checked_kinds(tuple(self.kinds.split("+"))) or not self.kinds:
             raise ValueError("kinds: expected some of digit, scene, photograph, got none; set distractors to 0")
@@ -149,11 +150,18 @@ class Plan:
         how: str = "in one word",
         about: Mapping[str, Any] | None = None,
     ) -> Question:
-        """A question in the words of the world, with a request where the source is not bare."""
-        encode = self.source.encode
+        """A question in the words of the world, with a request where the source is not bare.
+
+        A model that was trained to answer has learned the answer alone, not to stop behind it. So where the source is
+        bare and there are choices, it says no more tokens than the right one has, or one that only begins like it:
+        that another choice is longer must not make it say a word more, which would be wrong.
+        """
+        encode, most = self.source.encode, 16
         ids = encode(" " + text if self.source.bare else PROMPT.format(question=text, how=how))
-        # A model that was trained to answer has learned the answer alone, not to stop behind it.
-        most = max((len(encode(" " + choice)) for choice in choices), default=16) if self.source.bare else 16
+        if self.source.bare:
+            right, spelled = ([encode(" " + word).tolist() for word in words] for words in (answers, choices))
+            alike = [len(said) for said in spelled if any(said[: len(one)] == one for one in right)]
+            most = max(alike, default=most)
         return Question(
             self.name, text, ids, tuple(answers), scorer, choices=tuple(choices), max_tokens=most,
             evidence=tuple(evidence), about=about or {},

@@ -12,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class FilePicture:
     told: str = ""
 
     def __call__(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The pixels, in the file's own size, turned as its EXIF data say.
+        """The pixels, in the file's own size, as its EXIF data turn them; white where transparent, 16 bits as 8.
 
         Raises ValueError on a file that is missing, no image, cut short, or so large that it may be a trap.
         """
@@ -46,13 +46,13 @@ class FilePicture:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(self.path) as image:
-                    return np.asarray((ImageOps.exif_transpose(image) or image).convert("RGB"))
+                    return np.asarray(_rgb(ImageOps.exif_transpose(image) or image))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(
                 f"{self.path}: expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got a larger one; make "
                 "it smaller"
             ) from error
-        except (OSError, SyntaxError) as error:
+        except Exception as error:  # a broken file makes decoders fail in any way
             raise ValueError(f"{self.path}: expected an image file, got: {error}; replace it") from error
 
     @property
@@ -64,6 +64,21 @@ class FilePicture:
     def caption(self) -> str:
         """What is told of it."""
         return self.told
+
+
+def _rgb(image: Any) -> Any:
+    """A PIL image as RGB, as `rmt read` shows it to a model."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image)
+        if image.mode == "F" or grey.max(initial=0) > 65535 or grey.min(initial=0) < 0:
+            raise ValueError(f"{grey.dtype} (mode {image.mode}), not 8 or 16 bits a channel")
+        image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        whole = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,14 @@ def load(file: str | Path) -> tuple[Entry, ...]:
 @lru_cache(maxsize=4)
 def _load(path: Path, changed: int) -> tuple[Entry, ...]:
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name}: expected UTF-8 text, got another byte at offset {error.start}; convert it"
+        ) from error
+    # str.splitlines would also cut at characters that JSON leaves inside a text, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path.name}, line {number}"
@@ -100,6 +122,8 @@ def _load(path: Path, changed: int) -> tuple[Entry, ...]:
             found = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: expected JSON, got: {error.msg}; write one object a line") from error
+        except RecursionError as error:
+            raise ValueError(f"{where}: expected a flat object, got one nested too deep; flatten it") from error
         if not isinstance(found, dict):
             raise ValueError(f"{where}: expected an object, got {type(found).__name__}; write one object a line")
         answers = found.get("answers", found.get("answer"))
@@ -116,6 +140,20 @@ def _load(path: Path, changed: int) -> tuple[Entry, ...]:
     if not entries:
         raise ValueError(f"{path.name}: expected at least one question, got none; write one object a line")
     return tuple(entries)
+
+
+@dataclass(frozen=True)
+class OpenDocument(ImageDocument):
+    """A document whose first given picture is asked about; other lines of the file may ask about the same one."""
+
+    def gives_away(self, other: Any) -> bool:
+        """Whether this document shows the picture that ``other`` asks about, or answers its question as that does."""
+        if isinstance(other, OpenDocument):
+            asked: Any = other.items.given[0]
+            shown: Any = self.items.given
+            if asked.path in [picture.path for picture in shown]:
+                return True
+        return super().gives_away(other)
 
 
 @dataclass(frozen=True)
@@ -195,4 +233,6 @@ class ImageOpen:
             {"depth": depth, "image": Path(entry.image).name},
         )  # fmt: skip
         asked = replace(asked, max_tokens=self.max_tokens)
-        return replace(document, questions=(asked,), said={text: entry.answers[0]})
+        parts = {part.name: getattr(document, part.name) for part in fields(document)}
+        own = {known.question: known.answers[0] for known in entries if known.image == entry.image and not others}
+        return OpenDocument(**{**parts, "questions": (asked,), "said": {**own, text: entry.answers[0]}})

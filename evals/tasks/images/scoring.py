@@ -23,9 +23,12 @@ METRICS = ("exact", "contains", "f1")
 
 
 def words(text: Any) -> list[str]:
-    """The words of an answer in lower case, without articles and punctuation, numbers in numerals."""
+    """The words of an answer in lower case, without articles and punctuation, numbers in numerals.
+
+    Of nothing but articles all are kept: "A" may be a letter that was read, or the name of a choice.
+    """
     found = re.findall(r"[^\W_]+(?:[.'-][^\W_]+)*", str(text).lower())
-    return [_numeral(word) for word in found if word not in _ARTICLES]
+    return [_numeral(word) for word in found if word not in _ARTICLES] or found
 
 
 def _numeral(word: str) -> str:

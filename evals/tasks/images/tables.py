@@ -1,7 +1,7 @@
 """What the rows of image tasks say beyond a mean: by attribute and number of images, counts, refusals, open metrics.
 
-Only the score itself is looked at, no control. Intervals are 95%: Wilson's where answers are right or wrong, a
-bootstrap of the mean else. Knows no task.
+Only the score itself is looked at, no control. Intervals are 95%, of documents drawn whole, as answers from one memory
+depend on one another: Wilson's where answers are right or wrong, a bootstrap of the mean else. Knows no task.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from evals.breakdowns import Breakdown, Entry, Estimate, of_memory
 from evals.rows import Row
-from evals.stats import bootstrap, wilson
+from evals.stats import bootstrap, wilson, wilson_clustered
 from evals.tasks.images.scoring import METRICS, words
 from evals.tasks.images.world import UNKNOWN
 
-_NOTE = "Intervals are 95%, Wilson's; questions of one document are not quite independent."
+_NOTE = "Intervals are 95%, Wilson's, of documents: answers from one memory depend on one another."
 
 
 def tables(rows: Sequence[Row]) -> list[Breakdown]:
@@ -30,8 +30,9 @@ def counting(rows: Sequence[Row]) -> list[Breakdown]:
     """Exact answers and absolute errors, by attribute and by the right number."""
 
     def line(own: Sequence[Row]) -> tuple[Entry, ...]:
-        errors = [float(error) for row in own if (error := _detail(row).get("error")) is not None]
-        mean = Estimate(sum(errors) / len(errors), bootstrap(errors), len(errors), percent=False) if errors else None
+        numbered = [row for row in own if _detail(row).get("error") is not None]
+        errors = [float(_detail(row)["error"]) for row in numbered]
+        mean = _mean(errors, numbered, percent=False) if errors else None
         return len(own), _right(own), mean, len(own) - len(errors)
 
     heads = ("n", "exact", "absolute error", "no number")
@@ -49,9 +50,10 @@ def unanswerable(rows: Sequence[Row]) -> list[Breakdown]:
         balanced = None
         if some and none:
             balanced = Estimate((_right(some).value + _right(none).value) / 2, None, len(own))
-        refused = [float(words(row.answered) == [UNKNOWN]) for row in some]
-        shares = (_right(some) if some else None, _share(refused) if refused else None, _right(none) if none else None)
-        lines.append((length, len(own), *shares, balanced))
+        # Its first word, as behind it a model may go on that has learned no end.
+        refused = [float(words(row.answered)[:1] == [UNKNOWN]) for row in some]
+        shares = (_right(some), _share(refused, some)) if some else (None, None)
+        lines.append((length, len(own), *shares, _right(none) if none else None, balanced))
     heads = ("tokens", "n", "answerable", "refused though answerable", "unanswerable", "balanced")
     note = "Balanced is the mean of both rates: 50% for always saying unknown. Other intervals are 95%, Wilson's."
     return [Breakdown(rows[0].task, "Answers and refusals", heads, tuple(lines), note)] if lines else []
@@ -61,9 +63,9 @@ def free(rows: Sequence[Row]) -> list[Breakdown]:
     """The three metrics of open answers at each length."""
 
     def line(own: Sequence[Row]) -> tuple[Entry, ...]:
-        return len(own), *(_mean([float(_detail(row)[metric]) for row in own]) for metric in METRICS)
+        return len(own), *(_mean([float(_detail(row)[metric]) for row in own], own) for metric in METRICS)
 
-    note = "The best of a question's answers by each metric; intervals are 95%, a bootstrap over questions."
+    note = "The best of a question's answers by each metric; intervals are 95%, a bootstrap over documents."
     kept = [row for row in rows if all(metric in _detail(row) for metric in METRICS)]
     return _shown(kept, "Open answers", ("n", *METRICS), (), line, note)
 
@@ -92,12 +94,22 @@ def _detail(row: Row) -> dict[str, Any]:
 
 
 def _right(rows: Sequence[Row]) -> Estimate:
-    return _share([float(row.correct) for row in rows])
+    return _share([float(row.correct) for row in rows], rows)
 
 
-def _share(values: Sequence[float]) -> Estimate:
-    return Estimate(sum(values) / len(values), wilson(int(sum(values)), len(values)), len(values))
+def _share(values: Sequence[float], rows: Sequence[Row]) -> Estimate:
+    """The share of ones among values, one for each row."""
+    found: dict[str, list[float]] = {}
+    for value, row in zip(values, rows, strict=True):
+        found.setdefault(row.digest, []).append(value)
+    sums, counts = [sum(own) for own in found.values()], [len(own) for own in found.values()]
+    alone = len(found) == len(rows)
+    interval = wilson(int(sum(sums)), len(rows)) if alone else wilson_clustered(sums, counts)
+    return Estimate(sum(sums) / len(rows), interval, len(rows))
 
 
-def _mean(values: Sequence[float]) -> Estimate:
-    return Estimate(sum(values) / len(values), bootstrap(values), len(values))
+def _mean(values: Sequence[float], rows: Sequence[Row], percent: bool = True) -> Estimate:
+    """The mean of values, one for each row."""
+    places = {digest: place for place, digest in enumerate(dict.fromkeys(row.digest for row in rows))}
+    interval = bootstrap(values, clusters=[places[row.digest] for row in rows])
+    return Estimate(sum(values) / len(values), interval, len(values), percent=percent)

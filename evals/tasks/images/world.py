@@ -19,7 +19,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "yellow": (235, 215, 50),
     "purple": (150, 60, 190),
     "orange": (240, 140, 30),
-    "cyan": (60, 205, 215),
+    "turquoise": (60, 205, 215),
     "white": (240, 240, 240),
 }
 NAMES = tuple(COLOURS)  # of inks and of frames alike

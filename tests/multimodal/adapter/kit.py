@@ -32,8 +32,8 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _linear(linear: Any, x: Tensor) -> Tensor:
     out = x @ linear.weight.T
-    if hasattr(linear, "adapter_scale"):  # LLaMA-Adapter V2, equation 2
-        out = linear.adapter_scale * out + linear.adapter_bias
+    if hasattr(linear, "adapter_scale"):  # LLaMA-Adapter V2, equation 1
+        out = linear.adapter_scale * (out + linear.adapter_bias)
     return out
 
 

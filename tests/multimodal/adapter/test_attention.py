@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -61,7 +62,8 @@ def test_identity_at_zero_gate_and_change_beyond(kind, implementation):
             torch.nn.init.constant_(parameter, 0.7)
     after = model(input_ids=ids)[0]
     assert (after - before).abs().max() > 0.01
-    assert torch.equal(copy.deepcopy(model)(input_ids=ids)[0], after)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(input_ids=ids)[0], after)
 
 
 @pytest.mark.parametrize("kind", sorted(ATTENTIONS))
@@ -228,11 +230,21 @@ def test_second_version_trains_disjoint_groups_and_counts():
     assert len(norms_of(model.model)) == 65
 
 
+def test_scale_and_bias_are_the_papers_with_a_bias_that_is_there():
+    """Equation 1 of V2: the new bias is scaled too."""
+    model = stirred(families.build("qwen2"), AdapterConfig("v2", adapter_len=3, adapter_layers=1))
+    linear, x = model.model.layers[0].self_attn.q_proj, torch.randn(2, 16)
+    s, b = linear.adapter_scale, linear.adapter_bias
+    assert min(float(t.detach().abs().max()) for t in (s - 1, b, linear.bias)) > 0.01
+    torch.testing.assert_close(linear(x), s * (x @ linear.weight.T + linear.bias + b))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: AdapterConfig("v3"), "variant"),
         (lambda: AdapterConfig(adapter_len=0), "adapter_len"),
+        (lambda: AdapterConfig(prompt_std=float("inf")), "prompt_std"),
         (lambda: AdapterConfig(visual_layers=1), "visual_layers=0"),
         (lambda: attach(llama(), AdapterConfig()), "at most 3 layers"),
         (lambda: attach(stirred(llama(), SMALL), SMALL), "without one"),
@@ -243,6 +255,16 @@ def test_second_version_trains_disjoint_groups_and_counts():
 def test_bad_input_is_one_clear_error(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+def test_a_configuration_of_other_types_is_refused(unchecked):
+    """As a file may bring it."""
+    with pytest.raises(InputError, match="prompt_std"):
+        AdapterConfig.from_dict({"prompt_std": "1"})
+    with pytest.raises(InputError, match="adapter_len"):
+        AdapterConfig.from_dict({"adapter_len": None})
+    with pytest.raises(InputError, match="a dictionary"):
+        AdapterConfig.from_dict([1])
 
 
 def test_a_picture_that_does_not_fit():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import AdaptionPromptConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-from multimodal.adapter import AdapterConfig, adapter_config, adapter_parameters, attach, trainable_parameters
+from multimodal.adapter import AdapterConfig, adapter_config, adapter_parameters, attach, detach, trainable_parameters
 from multimodal.adapter.files import CONFIG, WEIGHTS, load_adapter, save_adapter
 from multimodal.adapter.peft import from_peft, load_peft, save_peft, to_peft
 from rmt import RMTForCausalLM
@@ -86,9 +86,48 @@ def test_broken_files_are_refused(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps(said | {"adapter": said["adapter"] | {"adapter_len": 4}}))
     with pytest.raises(InputError, match=r"of shape .4, 16., got .3, 16."):
         load_adapter(base(), tmp_path)
+    for part in ("adapter", "base_model"):
+        for spoilt in ({k: v for k, v in said.items() if k != part}, said | {part: None}):
+            (tmp_path / CONFIG).write_text(json.dumps(spoilt))
+            with pytest.raises(InputError, match="adapter and base_model"):
+                load_adapter(base(), tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps(said | {"format": "other"}))
     with pytest.raises(InputError, match="'other'"):
         load_adapter(base(), tmp_path)
+
+
+@pytest.mark.parametrize("config", [SMALL, SECOND], ids=["v1", "v2"])
+def test_what_is_refused_leaves_the_model_as_it_was(config, tmp_path):
+    """Nothing attached, nothing frozen: the right one can be put there afterwards."""
+    save_adapter(stirred(base(), config), tmp_path)
+    said = (tmp_path / CONFIG).read_text()
+    (tmp_path / CONFIG).write_text(said.replace('"adapter_len": 3', '"adapter_len": 4'))
+    model, whole = base(), logits(base())
+    model.lm_head.requires_grad_(False)
+    for _ in range(2):
+        with pytest.raises(InputError, match="of shape"):
+            load_adapter(model, tmp_path)
+    with pytest.raises(InputError, match="of shape"):
+        from_peft(model, {"adapter_len": 3, "adapter_layers": 1}, {})
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"lm_head.weight"}
+    assert model.state_dict().keys() == base().state_dict().keys()
+    assert {type(m) for m in model.modules()} == {type(m) for m in base().modules()}
+    assert torch.equal(logits(model), whole)
+    (tmp_path / CONFIG).write_text(said)
+    load_adapter(model, tmp_path)
+    assert torch.equal(logits(model), logits(stirred(base(), config)))
+
+
+@pytest.mark.parametrize("config", [SMALL, SECOND], ids=["v1", "v2"])
+def test_an_adapter_is_taken_off_again(config):
+    model = stirred(RMTForCausalLM.from_backbone(base(), segment_size=8, num_memory_tokens=2), config)
+    detach(model)
+    plain = RMTForCausalLM.from_backbone(base(), segment_size=8, num_memory_tokens=2)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(logits(model), logits(plain))
+    with pytest.raises(InputError, match="got none"):
+        detach(model)
+    attach(model, config)
 
 
 @pytest.mark.parametrize("kind", sorted(SHAPES))
@@ -150,6 +189,11 @@ def test_to_a_live_peft_model_with_its_gradients(kind):
 def test_where_the_maths_differs_it_is_refused(convert, said):
     with pytest.raises(InputError, match=said):
         convert()
+
+
+def test_a_configuration_of_peft_without_a_number_is_refused(unchecked):
+    with pytest.raises(InputError, match="adapter_layers to be a positive integer, got None"):
+        from_peft(base(), {"adapter_len": 3}, {})
 
 
 def test_a_gate_that_no_tanh_gives_is_refused():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import (
@@ -16,6 +19,8 @@ from transformers import (
 from multimodal.adapter import AdapterConfig, adapter_parameters, parameter_groups, trainable, trainable_parameters
 from multimodal.adapter.files import load_adapter, save_adapter
 from multimodal.adapter.model import LlamaAdapterRMT
+from multimodal.adapter.vision import PART
+from rmt.backbone import CACHE
 from rmt.errors import InputError
 from rmt.executors import Sequential, Speculative, Wavefront, writer
 from tests.multimodal.adapter.kit import naive
@@ -225,6 +230,75 @@ def test_executors_go_on_from_what_was_seen(executor, fields):
         torch.testing.assert_close(got[name], tensor, rtol=1e-3, atol=1e-4 * float(tensor.abs().max()))
 
 
+def told(**more):
+    return {
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        "return_dict_in_generate": True,
+    } | more
+
+
+def test_generation_goes_on_from_a_cache_that_has_a_picture():
+    """Its picture is seen in what follows, no second one is taken without a word, and its memory is a memory alone."""
+    model, image = made().eval(), images(FIRST, 1)
+    first = model.generate(content(1, 6), image_features=image, **told())
+    held = {CACHE: getattr(first, CACHE)}
+    on = model.generate(first.sequences, **held, **told()).sequences
+    with torch.no_grad():
+        read = model(input_ids=on, image_features=image)
+        assert torch.equal(on[:, 6:], read.logits.argmax(dim=-1)[:, 5:-1])
+        with pytest.raises(InputError, match="begin a new cache"):
+            model.generate(first.sequences, image_features=-image, **held, **told())
+        after = held[CACHE].flush(model)
+        expected = model(input_ids=first.sequences[:, :-1], image_features=image).memory
+    assert list(after.tensors) == ["tokens"]
+    torch.testing.assert_close(after.tensors["tokens"], expected.tensors["tokens"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [FIRST, SECOND], ids=["v1", "v2"])
+def test_where_processes_train_each_parameter_has_a_gradient_without_an_image(adapter, monkeypatch):
+    """DistributedDataParallel waits for it."""
+    model, ids = made(adapter).train(), content(2, 9)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    monkeypatch.undo()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    torch.testing.assert_close(loss, model(input_ids=ids, labels=ids).loss)
+
+
+@pytest.mark.parametrize("adapter", [FIRST, SECOND], ids=["v1", "v2"])
+@pytest.mark.parametrize("kind", sorted(TOWERS))
+def test_a_tower_sees_many_images_in_parts(kind, adapter):
+    """Memory stays that of a part, whatever number of images a document has."""
+    tower, config = TOWERS[kind]
+    model, seen = made(adapter, vision=tower(config(**TOWER)), vision_layers=[-2, -1]).eval(), []
+    model.vision.register_forward_pre_hook(
+        lambda _, __, given: seen.append(len(given["pixel_values"])), with_kwargs=True
+    )
+    pixels = torch.randn(2 * PART + 3, 3, 8, 8)
+    with torch.no_grad():
+        whole = model.image_prompts(pixels, None)
+        assert seen == [PART, PART, 3]
+        torch.testing.assert_close(whole[PART + 1], model.image_prompts(pixels[PART + 1 : PART + 2], None)[0])
+
+
+def test_the_package_knows_the_model_by_name():
+    """So that a folder of it is loaded by transformers' Auto classes wherever the package is imported."""
+    code = "import multimodal, transformers; print(transformers.AutoConfig.for_model('rmt_llama_adapter').model_type)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "rmt_llama_adapter", done.stderr
+
+
+def test_places_may_be_a_list():
+    model, ids, image = made().eval(), content(1, 6), images(FIRST, 1)
+    with torch.no_grad():
+        expected = model(input_ids=ids, image_features=image, image_segments=torch.tensor([[0, 1]])).logits
+        assert torch.equal(model(input_ids=ids, image_features=image, image_segments=[[0, 1]]).logits, expected)
+
+
 def test_groups_are_disjoint_and_switch():
     model = made(SECOND)
     groups = parameter_groups(model)
@@ -266,6 +340,7 @@ def test_the_projection_of_pictures_is_in_the_file(tmp_path):
         ({"images": 1, "image_segments": [[2, 0]]}, "rows from 0 to 1"),
         ({"images": 1, "image_segments": [[1, 2]]}, "segments from 0 to 1 in row 1, got 2"),
         ({"images": 1, "image_segments": [[0, 0]], "use_cache": True}, "None with a cache"),
+        ({"images": 1, "image_segments": [[0.0, 0.0]]}, "whole numbers"),
         ({"image_features": torch.zeros(2, 9)}, "got .2, 9."),
         ({"pixel_values": torch.zeros(2, 3, 8, 8)}, "model that sees"),
         ({"pixel_values": torch.zeros(2, 3, 8, 8), "image_features": torch.zeros(2, FEATURES)}, "got both"),
@@ -286,6 +361,8 @@ def test_what_cannot_show_pictures_is_refused():
     where = torch.tensor([[0, 0]])
     with pytest.raises(InputError, match="order='segments'"):
         model(input_ids=content(1, 6), image_features=images(FIRST, 1), image_segments=where)
+    with pytest.raises(InputError, match="visual_layers of 1 or more"):
+        made(AdapterConfig("v2", adapter_len=3, adapter_layers=1))
     with pytest.raises(InputError, match="None with a vision tower"):
         made(vision=CLIPVisionModel(CLIPVisionConfig(**TOWER)), image_features=3)
     with pytest.raises(InputError, match="-3 to -1"):

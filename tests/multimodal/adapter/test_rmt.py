@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from efficiency.qlora import quantize_model
+from efficiency.smoothquant import smooth_quantize
 from multimodal.adapter import AdapterConfig, attach, trainable, trainable_parameters
 from rmt import RMTForCausalLM, RMTForSequenceClassification
 from rmt.executors import Captured, Compiled, Packed, Sequential, Speculative, Wavefront, writer
@@ -62,14 +62,6 @@ def test_executors_read_with_the_adapter(kind, executor, config):
     stirred(model, config)
     after = check(model, executor, writer(model))
     assert (after["tokens"] - slow(plain, content(1, 22))["tokens"]).abs().max() > 1e-3
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes go unchecked: what compiles cannot look through the checks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow
@@ -201,6 +193,15 @@ def test_over_a_base_of_four_bits():
     assert all(bool(p.grad.abs().sum() > 0) for p in trainable_parameters(inner).values())
     with pytest.raises(ValueError, match="NF4Linear"):
         attach(quantized(), SECOND)
+
+
+def test_smoothing_under_prompts_is_refused():
+    """They are no output of the norm that smoothing folds its scales into."""
+    model = stirred(causal().eval(), SMALL)
+    before = model(input_ids=content(1, 6)).logits
+    with pytest.raises(ValueError, match="LLaMA-Adapter's prompts"):
+        smooth_quantize(model, [{"input_ids": content(1, 6)}], progress=False)
+    assert torch.equal(model(input_ids=content(1, 6)).logits, before)
 
 
 def quantized():

@@ -45,6 +45,9 @@ def shown(text: str) -> list[tuple[str, str, str]]:
         ("~~~~\n![no](b.png)\n~~~\n![no](b.png)\n~~~~\n![a](b.png)", [("b.png", "a", "")]),
         ("> ```\n> ![no](b.png)\n> ```\n> ![a](b.png)", [("b.png", "a", "")]),
         ("- ```\n  ![no](b.png)\n  ```\n", []),
+        ("> ```\n> ![no](b.png)\n\n![a](b.png)", [("b.png", "a", "")]),  # the quote ends, and the fence in it
+        ("    ```\n\n![a](b.png)", [("b.png", "a", "")]),  # code that shows a fence
+        ("- item\n\n    ```\n    ![no](b.png)\n    ```\n", []),
         ("```not a fence``` ![a](b.png)", [("b.png", "a", "")]),
         ("    ![no](b.png)", []),
         ("para\n    ![a](b.png)", [("b.png", "a", "")]),

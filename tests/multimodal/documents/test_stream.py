@@ -112,6 +112,34 @@ def test_a_folder_in_natural_order(tmp_path):
     assert has_images(tmp_path)
 
 
+def test_names_that_begin_like_a_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(paint(tmp_path / "~red.png", "red").parent)
+    Path("page.md").write_text("![a](~red.png)")
+    assert read("page.md") == [("a", RED, "")]
+    assert read("~red.png") == [("~red.png", RED, "")]
+    Path("page.md").write_text("text")
+    assert read(".") == ["text\n\n", ("~red.png", RED, "")]
+    with pytest.raises(InputError, match="nothing of that name"):
+        iter_pieces("~nobody/red.png")
+
+
+def test_links_in_circles_and_closed_folders(tmp_path, monkeypatch):
+    paint(tmp_path / "b.png", "red")
+    (tmp_path / "round").symlink_to(tmp_path)
+    assert read(tmp_path) == [("b.png", RED, "")]
+    (tmp_path / "a.png").symlink_to("a.png")
+    assert has_images(tmp_path)
+    with pytest.raises(InputError, match=r"a\.png: expected an image, got nothing of that name"):
+        read(tmp_path)
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(InputError, match="expected a folder that can be read, got Permission denied"):
+        read(tmp_path)
+
+
 def test_an_index_is_the_album(album):
     (album / "album.md").write_text("only ![r](red.png)\n")
     assert read(album) == ["only ", ("r", RED, ""), "\n"]
@@ -227,6 +255,39 @@ def test_pdf_shows_what_a_page_draws_and_not_what_its_resources_list(tmp_path):
     assert colours == [("[page 1, image 1]", BLUE), ("[page 1, image 2]", RED), ("[page 1, image 3]", LIME)]
     assert got[0].startswith("Hello page one")
     assert got[-1].endswith("Hello page two\n")
+
+
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270, -90])
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (1, 0, 0, -1),
+                                    (-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, -1, 0)])  # fmt: skip
+def test_pdf_images_lie_as_their_page_shows_them(tmp_path, rotate, matrix):
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, NameObject
+
+    pixels = np.kron(np.array([[RED, LIME], [BLUE, (255, 255, 0)]], np.uint8), np.ones((20, 20, 1), np.uint8))
+    Image.fromarray(pixels).save(tmp_path / "one.pdf")
+    writer = PdfWriter(tmp_path / "one.pdf")
+    page = writer.pages[0]
+    (name,) = page["/Resources"]["/XObject"]
+    a, b, c, d = matrix
+    content = DecodedStreamObject()
+    content.set_data(f"q 0 9 9 0 0 0 cm Q q {a} {b} {c} {d} 0 0 cm 20 0 0 20 0 0 cm {name} Do Q".encode())
+    page[NameObject("/Contents")] = writer._add_object(content)
+    page.rotate(rotate)
+    writer.write(tmp_path / "page.pdf")
+    # Where each corner of the image stands around its middle, on the page, then as a viewer turns the page clockwise.
+    expected = {}
+    for x, y, color in ((-1, 1, 0), (1, 1, 1), (-1, -1, 2), (1, -1, 3)):
+        at = (a * x + c * y, b * x + d * y)
+        for _ in range(rotate // 90 % 4):
+            at = (at[1], -at[0])
+        expected[at] = color
+    (figure,) = [piece for piece in iter_pieces(tmp_path / "page.pdf") if isinstance(piece, Figure)]
+    shown = np.asarray(figure.load()).astype(int)
+    colors = np.array([RED, LIME, BLUE, (255, 255, 0)])
+    for (x, y), color in expected.items():
+        seen = shown[10 if y > 0 else 30, 30 if x > 0 else 10]
+        assert np.abs(colors - seen).sum(axis=1).argmin() == color
 
 
 def written_pdf(path: Path) -> Path:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertModel, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
 from rmt.models import RMTForCausalLM, RMTForSequenceClassification
+from tests.rmt.cli.pictures_kit import saved_seeing
 from tests.rmt.tiny import bert_config, llama_config
 
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
@@ -76,3 +77,9 @@ def document(tmp_path) -> Path:
     words = "An old clock on the wall had stopped at noon, and nobody cared to wind it again; so time stood. "
     path.write_text("".join(f"{n}. {words}" for n in range(28)))
     return path
+
+
+@pytest.fixture(scope="session")
+def seeing(tokenizer, tmp_path_factory) -> str:
+    """The folder of a tiny model that sees."""
+    return saved_seeing(tokenizer, tmp_path_factory.mktemp("models") / "seeing")

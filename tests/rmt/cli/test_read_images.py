@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import LlavaProcessor
+from transformers import LlamaForCausalLM, LlavaProcessor
 
+from multimodal.adapter import AdapterConfig, LlamaAdapterRMT, adapter_parameters, save_adapter
 from rmt.memory import Memory
 from tests.multimodal import album_kit as kit
+from tests.rmt.cli.conftest import saved
 from tests.rmt.cli.test_bad_input import one_line
+from tests.rmt.tiny import llama_config
 
 
 @pytest.fixture(scope="session")
@@ -164,4 +167,41 @@ def test_the_script(seeing, album, tmp_path, monkeypatch, capsys, root):
         monkeypatch.setattr(sys, "argv", ["ask_about_images.py", *arguments])
         ask_about_images.main()
         assert capsys.readouterr().out.startswith(expected)
+    # Another album must not be answered for from the memory of the first.
+    monkeypatch.setattr(sys, "argv", ["ask_about_images.py", str(album / "3.jpg"), *arguments[1:]])
+    with pytest.raises(SystemExit):
+        ask_about_images.main()
+    assert f"got one of {album}; name another file" in capsys.readouterr().err
     sys.modules.pop("ask_about_images")
+
+
+@pytest.fixture
+def prompted(tokenizer, tmp_path):
+    """A tiny model with an adapter that sees, and the folder that it is saved in."""
+    torch.manual_seed(1)
+    inner = LlamaForCausalLM(llama_config(vocab_size=len(tokenizer)))
+    fields = {"adapter": AdapterConfig(adapter_len=3, adapter_layers=2), "image_features": 5}
+    model = LlamaAdapterRMT.from_backbone(inner, segment_size=16, num_memory_tokens=3, **fields)
+    for name, parameter in adapter_parameters(model).items():
+        if name.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.7)
+    return model, saved(model, tokenizer, tmp_path / "prompted")
+
+
+def test_a_model_with_an_adapter_reads_text(rmt, prompted, notes, tmp_path):
+    """As itself, its prompts among the weights; its memory is not another adapter's, and images are refused."""
+    (model, folder), out, text = prompted, tmp_path / "text.memory", tmp_path / "text.txt"
+    text.write_text("the clock had stopped and nobody wound it again. " * 5)
+    assert rmt("read", text, "-o", out, "--model", folder, "--no-progress").exit_code == 0
+    assert Memory.load(out).meta.model == model.fingerprint()
+    assert rmt("ask", out, "what had stopped?", "--model", folder).exit_code == 0
+    assert one_line(rmt("read", notes, "-o", tmp_path / "no", "--model", folder), "expected text")
+    next(iter(adapter_parameters(model).values())).data.add_(0.5)
+    model.save_pretrained(folder)
+    assert one_line(rmt("ask", out, "what had stopped?", "--model", folder), "a memory of this model")
+
+
+def test_an_adapter_alone_is_no_model(rmt, prompted, notes, tmp_path):
+    save_adapter(prompted[0], tmp_path / "alone")
+    refused = rmt("read", notes, "-o", tmp_path / "no", "--model", tmp_path / "alone")
+    assert one_line(refused, "got a LLaMA-Adapter alone")

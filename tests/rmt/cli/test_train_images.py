@@ -19,8 +19,6 @@ from rmt.cli.training_images import ALBUM, ImageSettings, album_stage, check, ru
 from rmt.errors import InputError
 from rmt.training.settings import override
 
-pytest.importorskip("sklearn")
-
 TINY = (
     "model.kind=llava",
     "model.hidden_size=32",

