@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -123,6 +124,14 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
         model.vision(model.config.freeze_vision)
         return made
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As of any transformers model, with weights under the names that they have here.
+
+        Under those of older LLaVA files, as transformers would write them, Trainer does not find them again: it goes on
+        from a checkpoint with ``load_state_dict``, and only warns. Both load with ``from_pretrained``.
+        """
+        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+
     @property
     def core(self) -> nn.Module:
         """The language model from word embeddings to last hidden states."""
@@ -166,10 +175,12 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
     def reached(self, loss: Tensor | None) -> Tensor | None:
         """See :meth:`rmt.RMTPreTrainedModel.reached`; a batch without images has no gradient for what reads images.
 
-        Nor have the layers of a vision tower behind the one whose features are taken.
+        Nor have the layers of a vision tower behind the one whose features are taken. Where nothing else learns, a loss
+        without a gradient could not be differentiated: such a batch teaches nothing.
         """
         before, loss = loss, super().reached(loss)
-        if loss is None or loss is before:
+        alone = self.training and torch.is_grad_enabled() and loss is not None and not loss.requires_grad
+        if loss is None or (loss is before and not alone):
             return loss
         inner = self.backbone.model
         readers = [*inner.multi_modal_projector.parameters(), *inner.vision_tower.parameters()]

@@ -1,14 +1,14 @@
 """Train the model that remembers pictures, from nothing: vision tower, language model, projector and memory.
 
     python scripts/train_album.py --text books/ --output runs/album
-    python scripts/train_album.py --text books/ --output runs/album --phases words,projector,all,long
+    python scripts/train_album.py --text books/ --output runs/album --phases all,long
 
 A run that was killed goes on from its last checkpoint when the same command is given again. Phase 0 is
 `scripts/album_encoder.py`, a tower of CLIP's shape that reads handwritten digits. Each later phase is one
-`rmt train model.kind=llava`, from where the one before ended. By default "all" begins from fresh weights (projector,
-language model and memory together: LLaVA's stage 2) and "long" teaches segments of 128 tokens. The second command is
-LLaVA's order: words (the world told in sentences, without a picture), then the projector alone (stage 1), then all. In
-short trials words came slower than pictures: 0.66 of the answers right after 220 steps, where "all" had 0.82 after 180.
+`rmt train model.kind=llava`, from where the one before ended, by default in LLaVA's order: words (the world told in
+sentences, without a picture), projector (stage 1, the projector alone), all (stage 2, projector, language model and
+memory together), and long, which teaches segments of 128 tokens. The second command begins with "all" from fresh
+weights.
 """
 
 from __future__ import annotations

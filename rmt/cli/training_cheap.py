@@ -68,6 +68,26 @@ def fuse(model: Any, seed: int) -> int:
     return fuse(model, seed=seed)
 
 
+def masks_go_on(model: Any) -> list[Any]:
+    """Trainer callbacks with which dropout of fused adapters goes on where a run stopped: their masks are counted."""
+    from transformers import TrainerCallback
+
+    from efficiency.errors import InputError as NotFused
+    from efficiency.lora import next_step
+
+    class MasksGoOn(TrainerCallback):
+        """Tells the adapters the number of the step."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """Called when a checkpoint has been loaded."""
+            try:
+                next_step(model, state.global_step)
+            except NotFused:  # adapters of a kind that PEFT runs itself
+                return
+
+    return [MasksGoOn()]
+
+
 def optimizer_of(model: Any, optim: Any) -> Any:
     """The optimizer, None for Trainer's own.
 

@@ -214,7 +214,7 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
         InputError: settings that do not go together, or data that cannot be read.
     """
     import multimodal.training as stages
-    from rmt.cli.training_cheap import optimizer_of
+    from rmt.cli.training_cheap import masks_go_on, optimizer_of
     from rmt.cli.training_images_data import numbered, score
     from rmt.cli.training_images_model import base_name, build, inner, save
     from rmt.cli.training_run import arguments
@@ -235,6 +235,7 @@ def run(settings: ImageSettings, resume: bool = True) -> Path:
         model=model,
         args=arguments(replace(as_text(settings), optim=optim), output),
         optimizers=(optimizer_of(model, optim), None),
+        callbacks=masks_go_on(model),
     )
     trainer.go_on(last_checkpoint(output) if resume else None)
     if albums and inner(model).config.eos_token_id is None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rmt.cli.training_cheap import forget_quantization, fuse, optimizer_of, quantise
+from rmt.cli.training_cheap import forget_quantization, fuse, masks_go_on, optimizer_of, quantise
 from rmt.cli.training_memory import FRESH, memory_fields, stored_config
 from rmt.errors import InputError
 
@@ -342,6 +342,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
         model=model,
         args=arguments(settings, output),
         optimizers=(optimizer_of(model, settings.optim), None),
+        callbacks=masks_go_on(model),
     )
     trainer.go_on(last_checkpoint(output) if resume else None)
     if trainer.is_world_process_zero():  # processes that write one file each at once leave a mixture

@@ -87,9 +87,23 @@ class CurriculumTrainer(Trainer):
         else:
             self.train(resume_from_checkpoint=checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Called by Trainer, which only warns where a checkpoint lacks weights, and trains on from those it has."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        if lacking := sorted(set(load_result.missing_keys) - {*tied, *tied.values()}):
+            raise InputError(
+                f"checkpoint: expected all weights of the model, got one without {len(lacking)} of them ({lacking[0]} "
+                "first); give the settings it was made with, or begin anew with --fresh"
+            )
+        super()._issue_warnings_after_load(load_result)
+
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        """Batches as they come, already collated."""
-        return DataLoader(self.batches, batch_size=None)
+        """Batches as they come, already collated.
+
+        Numbers that PyTorch draws for workers come from elsewhere: Trainer restores its own before it asks for batches,
+        and dropout must go on where it stood.
+        """
+        return DataLoader(self.batches, batch_size=None, generator=torch.Generator())
 
     def compute_loss(
         self,

@@ -87,6 +87,21 @@ def test_shards_and_auto_classes(tmp_path: Path) -> None:
     assert torch.equal(model.eval()(**batch).logits, again.eval()(**batch).logits)
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_files_have_the_names_that_trainer_looks_for(old: bool, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = build()
+    model.save_pretrained(tmp_path, **({"save_original_format": True} if old else {}))
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert (names == set(model.state_dict())) is not old
+    again = LlavaRMT.from_pretrained(tmp_path)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    loaded = LlavaRMT.from_backbone(tiny_llava(seed=5), segment_size=11)  # another has been loaded by other names
+    loaded.save_pretrained(tmp_path / "more")
+    assert set(load_file(tmp_path / "more" / "model.safetensors")) == set(loaded.state_dict())
+
+
 def test_a_tower_is_frozen_as_configured(tmp_path: Path) -> None:
     model = build()
     tower = model.backbone.model.vision_tower

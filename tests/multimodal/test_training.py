@@ -68,6 +68,18 @@ def test_a_step_changes_what_the_stage_names_and_nothing_else(
         assert parameter.requires_grad == (part_of(name) in parts), name
 
 
+@pytest.mark.parametrize("recurrence", ["plain", "checkpointed"])
+def test_a_batch_without_images_teaches_the_first_stage_nothing(recurrence: str) -> None:
+    model = recurrent(recurrence=recurrence)
+    optimizer = torch.optim.SGD(stage(model, 1, lr=1.0))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loss = model(input_ids=torch.arange(1, 50)[None], labels=torch.arange(1, 50)[None]).loss
+    loss.backward()
+    optimizer.step()
+    assert changed(before, model) == set()
+    assert not model.eval()(input_ids=torch.arange(1, 50)[None], labels=torch.arange(1, 50)[None]).loss.requires_grad
+
+
 def test_rates_are_llavas_where_none_is_given() -> None:
     model = recurrent()
     assert (rate(model, 1), rate(model, 2)) == (1e-3, 2e-5)

@@ -79,7 +79,8 @@ def test_a_run_leaves_a_model_that_the_auto_classes_load_and_ask(first: Path) ->
 
 
 def test_a_stopped_run_ends_bit_for_bit_where_it_would_have(first: Path, book: Path, tmp_path: Path) -> None:
-    common = (*TINY, f"data.text={book}", "save_every=1", "save_keep=9", "optim.bf16=false", "optim.steps=3")
+    how = ("save_every=1", "save_keep=9", "optim.bf16=false", "optim.steps=3", "optim.warmup=0")
+    common = (*TINY, f"data.text={book}", *how)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(*common, f"output={whole}")
     train(*common, f"output={broken}")
@@ -93,6 +94,10 @@ def test_a_stopped_run_ends_bit_for_bit_where_it_would_have(first: Path, book: P
     assert all(torch.equal(one[name], two[name]) for name in two)
     state = json.loads((broken / "checkpoint-3" / "trainer_state.json").read_text())
     assert [row["step"] for row in state["log_history"] if "loss" in row] == [1, 2, 3]
+    with pytest.warns(UserWarning, match="nothing is trained"):
+        train(*common, f"output={broken}")
+    again = weights(broken / "model")
+    assert all(torch.equal(again[name], two[name]) for name in two)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,23 @@ def test_adapters_go_on_and_load_merged(first: Path, book: Path, tmp_path: Path)
     assert not torch.allclose(
         adapted(str(again / "model"))(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-6
     )
+
+
+def test_dropout_of_adapters_goes_on_where_a_run_stopped(first: Path, tmp_path: Path) -> None:
+    import shutil
+
+    said = [{"from": "human", "value": "which is it?"}, {"from": "gpt", "value": "the red one"}]
+    (tmp_path / "chats.json").write_text(json.dumps([{"conversations": said}]))
+    how = (*TINY, f"model.init={first / 'model'}", f"data.llava={tmp_path / 'chats.json'}", "optim.bf16=false")
+    common = (*how, "lora.r=2", "lora.lora_dropout=0.5", "optim.steps=2", "save_every=1", "optim.warmup=0")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(*common, f"output={whole}")
+    shutil.copytree(whole, broken)
+    for name in ("checkpoint-2", "model"):
+        shutil.rmtree(broken / name)
+    train(*common, f"output={broken}")
+    one, two = (load_file(run / "model" / "adapter_model.safetensors") for run in (whole, broken))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_adapters_train_over_four_bits_and_load_over_sixteen(first: Path, book: Path, tmp_path: Path) -> None:

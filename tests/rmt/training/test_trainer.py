@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from torch import distributed
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -56,3 +57,28 @@ def test_one_process_for_several_gpus_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(InputError, match="accelerate launch"):
         CurriculumTrainer(**made)
+
+
+def test_asking_for_batches_draws_no_random_numbers(tmp_path: Path) -> None:
+    """Else dropout would not go on where it stood: Trainer restores its state before."""
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], max_steps=1)
+    trainer = CurriculumTrainer(batches=numbered(), accuracy=lambda batch, out: 0.0, model=causal(), args=args)
+    before = torch.get_rng_state()
+    next(iter(trainer.get_train_dataloader()))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_checkpoint_that_lacks_weights_is_not_trained_on(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = causal()
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], max_steps=1)
+    trainer = CurriculumTrainer(batches=numbered(), accuracy=lambda batch, out: 0.0, model=model, args=args)
+    model.save_pretrained(tmp_path)
+    trainer._load_from_checkpoint(str(tmp_path))
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    gone = weights.pop(sorted(weights)[0])
+    save_file({**weights, "by_another_name": gone}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="expected all weights of the model, got one without 1 of them"):
+        trainer._load_from_checkpoint(str(tmp_path))
