@@ -225,6 +225,18 @@ def test_a_memory_that_is_not_finite_is_no_figure(sides, small):
         sides.read_by(small, album, "sequential", 1)()
 
 
+def test_peaks_are_of_a_side_s_own_weights(sides, monkeypatch):
+    """What is counted, with the calls of torch put in a GPU's place."""
+    model = torch.nn.Linear(1000, 250, bias=False)  # a million bytes
+    model.again = model.weight
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5_000_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7_000_000)
+    assert sides.timed("cuda", lambda: None, model)["peak_gb"] == pytest.approx(3e-3)
+    assert sides.timed("cuda", lambda: None)["peak_gb"] == pytest.approx(7e-3), "alone, all of it"
+    assert "peak_gb" not in sides.timed("cpu", lambda: None, model)
+
+
 def test_every_segment_of_a_lesson_has_an_image(bench, sides, small):
     batch = bench("image_steps").lesson(small, 64)
     rows = batch["input_ids"].view(4, sides.SMALL.segment)
