@@ -18,7 +18,8 @@ from pathlib import Path
 
 import album_encoder
 
-from rmt.cli.training_images import ImageSettings, run
+from rmt.cli.training_images import run
+from rmt.cli.training_images_settings import ImageSettings
 from rmt.training.settings import override
 
 # Settings of each phase; what phases share is in COMMON. The tower is phase 0, in steps.

@@ -39,7 +39,7 @@ def train(
     from rmt.cli.common import bad_input
     from rmt.cli.models import quiet
     from rmt.cli.training_checks import check, check_estimate
-    from rmt.cli.training_images import wanted
+    from rmt.cli.training_images_settings import wanted
     from rmt.cli.training_run import Settings, run
     from rmt.training.settings import keys, override
 
@@ -70,7 +70,8 @@ def with_images(overrides: list[str], fresh: bool, show: bool, estimate: bool) -
     """The same for models that see."""
     from rmt.cli.common import bad_input
     from rmt.cli.models import quiet
-    from rmt.cli.training_images import ImageSettings, check, run
+    from rmt.cli.training_images import check, run
+    from rmt.cli.training_images_settings import ImageSettings
     from rmt.errors import InputError
     from rmt.training.settings import keys, override
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from rmt.cli.training_images import ImageSettings
+    from rmt.cli.training_images_settings import ImageSettings
 
 Batch = dict[str, Any]
 CHUNK = 500  # images encoded at once
@@ -30,7 +30,7 @@ def albums(settings: ImageSettings, model: Any, processor: Any) -> Callable[[int
     """Batches of albums, or of captions; pictures are drawn once, and encoded once where the tower is frozen."""
     from evals.tasks.images.pool import draw_pool
     from evals.tasks.images.training import AlbumTraining
-    from rmt.cli.training_images import album_stage, as_text
+    from rmt.cli.training_images_settings import album_stage, as_text
     from rmt.cli.training_run import backgrounds
 
     config, tokenizer = model.config, processor.tokenizer

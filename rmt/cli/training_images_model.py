@@ -11,7 +11,7 @@ from rmt.cli.training_memory import FRESH, memory_fields
 from rmt.errors import InputError
 
 if TYPE_CHECKING:
-    from rmt.cli.training_images import ImageSettings
+    from rmt.cli.training_images_settings import ImageSettings
 
 SIDE, PATCH = 32, 8  # pixels of a small tower's images, and of a patch
 IMAGE = "<image>"

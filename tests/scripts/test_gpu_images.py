@@ -285,7 +285,8 @@ class TestAlbum:
 
     @pytest.mark.parametrize("small", [False, True])
     def test_settings_can_be_trained_with(self, album, book, tmp_path, small):
-        from rmt.cli.training_images import ImageSettings, check
+        from rmt.cli.training_images import check
+        from rmt.cli.training_images_settings import ImageSettings
         from rmt.training.settings import override
 
         for name in album.CHOSEN:

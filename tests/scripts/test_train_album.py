@@ -10,7 +10,8 @@ import torch
 
 
 def test_every_phase_is_settings_that_can_be_trained_with(script, tmp_path: Path) -> None:
-    from rmt.cli.training_images import ImageSettings, check
+    from rmt.cli.training_images import check
+    from rmt.cli.training_images_settings import ImageSettings
     from rmt.training.settings import override
 
     album = script("train_album")

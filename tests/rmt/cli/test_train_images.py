@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from multimodal import LlavaRMT
 from multimodal.training import part_of
 from rmt.cli.app import app
-from rmt.cli.training_images import ALBUM, ImageSettings, album_stage, check, run, wanted
+from rmt.cli.training_images import check, run
+from rmt.cli.training_images_settings import ALBUM, ImageSettings, album_stage, wanted
 from rmt.errors import InputError
 from rmt.training.settings import override
 
