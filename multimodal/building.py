@@ -12,7 +12,7 @@ from multimodal.config import LlavaRMTConfig
 from multimodal.encoders import patch_features
 from multimodal.projector import build
 from rmt.errors import InputError
-from rmt.models.building import load
+from rmt.models.building import decoder_config, load
 
 
 def llava_model(backbone: str | PreTrainedModel, kwargs: dict[str, Any] | None) -> LlavaForConditionalGeneration:
@@ -46,6 +46,32 @@ def new_llava(config: LlavaRMTConfig) -> LlavaForConditionalGeneration:
     model = LlavaForConditionalGeneration._from_config(config.llava_config)
     put_projector(model, config)
     return model
+
+
+def full_config(
+    model: LlavaForConditionalGeneration, *, segment_size: int, num_memory_tokens: int, **config: Any
+) -> LlavaRMTConfig:
+    """A full configuration for a LLaVA model, its segment size checked first; special tokens are the language model's.
+
+    Args:
+        model: whose configuration it takes.
+        segment_size, num_memory_tokens: see :class:`rmt.RMTConfig`.
+        config: further fields of :class:`multimodal.LlavaRMTConfig`.
+
+    Raises:
+        InputError: a segment that the language model has no positions for, or that no image fits into.
+    """
+    language: Any = model.model.language_model
+    shape: dict[str, Any] = {"segment_size": segment_size, "num_memory_tokens": num_memory_tokens}
+    special = decoder_config(language, **shape, **{k: v for k, v in config.items() if k == "memory"})
+    ends = {name: getattr(special, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    full = LlavaRMTConfig(llava_config=model.config, **(ends | shape | config))
+    if full.tokens_per_image > segment_size:
+        raise InputError(
+            f"segment_size: expected at least {full.tokens_per_image}, the tokens of an image, got {segment_size}; "
+            "take larger segments, or pool the image: projector='pooled' or 'resampler'"
+        )
+    return full
 
 
 def put_projector(model: LlavaForConditionalGeneration, config: LlavaRMTConfig) -> None:

@@ -17,15 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from multimodal import splice
-from multimodal.building import (
-    llava_model,
-    new_llava,
-    put_projector,
-    refuse_features,
-    refuse_pixels,
-    vision_features,
-)
+from multimodal import building, splice
 from multimodal.config import LlavaRMTConfig
 from multimodal.decoding import ImageGenerationMixin
 from multimodal.pictures import PictureCache, Pictures
@@ -35,7 +27,7 @@ from rmt.cache import RMTCache
 from rmt.errors import InputError
 from rmt.layers import put, shallow
 from rmt.memory import Memory
-from rmt.models.building import decoder_config, word_spread
+from rmt.models.building import word_spread
 from rmt.models.causal_lm import IGNORE, RMTForCausalLM
 from rmt.models.outputs import RMTCausalLMOutput
 from rmt.segments import Segment
@@ -71,7 +63,7 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
     glue: Tensor | None = None
 
     def __init__(self, config: LlavaRMTConfig, backbone: LlavaForConditionalGeneration | None = None) -> None:
-        super().__init__(config, backbone if backbone is not None else new_llava(config))
+        super().__init__(config, backbone if backbone is not None else building.new_llava(config))
         self.vision(config.freeze_vision)
 
     @classmethod
@@ -98,18 +90,11 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
         Raises:
             InputError: another kind of model, or a segment that no image fits into.
         """
-        model = llava_model(backbone, backbone_kwargs)
+        model = building.llava_model(backbone, backbone_kwargs)
         inner: Any = model.model.language_model
         shape = {"segment_size": segment_size, "num_memory_tokens": num_memory_tokens}
-        special = decoder_config(inner, **shape, **{k: v for k, v in config.items() if k == "memory"})
-        ends = {name: getattr(special, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        full = LlavaRMTConfig(llava_config=model.config, projector=projector, **(ends | shape | config))
-        if full.tokens_per_image > segment_size:
-            raise InputError(
-                f"segment_size: expected at least {full.tokens_per_image}, the tokens of an image, got {segment_size}; "
-                "take larger segments, or pool the image: projector='pooled' or 'resampler'"
-            )
-        put_projector(model, full)
+        full = building.full_config(model, projector=projector, **shape, **config)
+        building.put_projector(model, full)
         built = cls(full, model)
         built.cell.reset_parameters(word_spread(inner))
         if model.generation_config is not None:
@@ -162,7 +147,7 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
 
     def vision_features(self, pixel_values: Shaped[Tensor, "images ..."]) -> Float[Tensor, "images patches vision"]:
         """What the projector is given: features of patches; what is worth keeping of a frozen tower."""
-        return vision_features(self.backbone, pixel_values)
+        return building.vision_features(self.backbone, pixel_values)
 
     def project(self, features: Float[Tensor, "images patches vision"]) -> Float[Tensor, "images tokens hidden"]:
         """Tokens of the language model from features of patches."""
@@ -327,10 +312,10 @@ class LlavaRMT(ImageGenerationMixin, RMTForCausalLM):
         if sum(x is not None for x in (pixel_values, features, pictures)) > 1:
             raise InputError("pixel_values: expected images in one form, got several; leave out vision_features")
         if pixel_values is not None:
-            refuse_pixels(self.config.llava_config, pixel_values, name)
+            building.refuse_pixels(self.config.llava_config, pixel_values, name)
             return Pictures(pixel_values)
         if features is not None:
-            refuse_features(features, self.config.patches, self.config.vision_width)
+            building.refuse_features(features, self.config.patches, self.config.vision_width)
             return Pictures(features, encoded=True)
         return pictures
 

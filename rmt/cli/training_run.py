@@ -309,11 +309,9 @@ def run(settings: Settings, resume: bool = True) -> Path:
     stages = [stage(s) for s in settings.curriculum.stages]
     if settings.model.backbone != "minilm":
         raise InputError(
-            f"model.backbone: expected minilm, got {settings.model.backbone!r}; train others with your own Trainer, as "
-            "the README shows"
+            f"model.backbone: expected minilm, got {settings.model.backbone!r}; train others with Trainer (README)"
         )
-    tokenizer = of_minilm(AutoTokenizer.from_pretrained)
-    tokenizer.model_max_length = int(1e30)
+    tokenizer = of_minilm(AutoTokenizer.from_pretrained, model_max_length=int(1e30))
     spoken = settings.model.kind == "decoder"
     data = MemoryTraining(
         tokenizer,
@@ -345,7 +343,7 @@ def run(settings: Settings, resume: bool = True) -> Path:
         callbacks=masks_go_on(model),
     )
     trainer.go_on(last_checkpoint(output) if resume else None)
-    if trainer.is_world_process_zero():  # processes that write one file each at once leave a mixture
+    if trainer.is_world_process_zero():  # several at once would leave a mixture
         save(trainer.model, tokenizer, output / "model")
     return output / "model"
 
