@@ -3,16 +3,16 @@
     python scripts/train_album.py --text books/ --output runs/album
     python scripts/train_album.py --text books/ --output runs/album --phases all,long
 
-Time: half an hour of one CPU core behind the tower's five minutes. Figures to expect: accuracy 0.87 at the end of words and
-0.88 of projector (LLaVA's stage 1: the language model stays as words left it), 0.99 behind all, 0.98 behind long and 0.99
-behind quiet; over length, see docs/results.md. A run that was killed goes on from its last checkpoint when the same
-command is given again.
+Time: half an hour of one CPU core behind the tower's five minutes. Figures to expect: accuracy 0.87 at the end of
+words and 0.88 of projector (LLaVA's stage 1: the language model stays as words left it), 0.99 behind each of the
+others; over length, see docs/results.md. A run that was killed goes on from its last checkpoint when the same command
+is given again.
 
 Phase 0 is `scripts/album_encoder.py`, a tower of CLIP's shape that reads handwritten digits. Each later phase is one
 `rmt train model.kind=llava`, from where the one before ended, by default in LLaVA's order: words (the world told in
-sentences, without a picture), projector (stage 1), all (stage 2: projector, language model and memory), long (segments of
-128 tokens), and quiet (more pictures, most of them to be passed over). The second command begins with "all" from fresh
-weights.
+sentences, without a picture), projector (stage 1), all (stage 2: projector, language model and memory), long (segments
+of 128 tokens), and quiet (more pictures, most of them to be passed over). The second command begins with "all" from
+fresh weights.
 """
 
 from __future__ import annotations
