@@ -5,9 +5,9 @@
     python scripts/draw_album.py --album album --text book.txt --size 64 --seed 3
 
 An album is numbered PNGs, album.md (text and images in turn), answers.json (questions about the whole of it, such as
-"what digit was in the red frame?", with their answers) and questions.jsonl (of each picture alone, for the task
-image_open). Digits are handwriting of scikit-learn that no model of ours was trained on; photographs are there where
-scikit-image is installed. Everything follows from the seed. Time: about a second.
+"what digit was in the red frame?", with their answers) and questions.json (a line each, of each picture alone, for the
+task image_open). Digits are handwriting of scikit-learn that no model of ours was trained on. Everything follows from
+the seed. Time: about a second.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def settings(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=32, help="pixels of both sides of a picture, at least 16")
     parser.add_argument("--text", help="a text file whose paragraphs stand between the pictures; else a made-up diary")
     parser.add_argument("--most", type=int, default=3, help="at most so many paragraphs before each picture")
+    parser.add_argument("--photographs", action="store_true", help="a third of the others are scikit-image's")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     if not chosen.out and not chosen.album:
@@ -41,10 +42,10 @@ def settings(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw what was asked for; 1 and one line where that cannot be."""
+    """Draw what was asked for; 2 and one line where that cannot be."""
     chosen = settings(arguments)
     try:
-        shown = pictures(chosen.seed, chosen.framed, chosen.others, chosen.size)
+        shown = pictures(chosen.seed, chosen.framed, chosen.others, chosen.size, photographs=chosen.photographs)
         if chosen.out:
             Image.fromarray(contact_sheet([picture() for picture in shown])).save(chosen.out)
             print(f"{chosen.out}: {len(shown)} pictures")
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{paths['album']}: {len(shown)} pictures; what is right is in {paths['answers'].name}")
     except (ValueError, OSError) as error:
         print(f"draw_album: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

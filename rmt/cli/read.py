@@ -104,7 +104,7 @@ def refuse_images(document: str, model: str) -> None:
     if has_images(document):
         raise InputError(
             f"{document}: expected text for {model}, which does not see, got a document with images; read it with a "
-            "model that sees (--model FOLDER), or only its text (--skip-images)"
+            "model that sees (--model llava-rmt, or a folder), or only its text (--skip-images)"
         )
 
 

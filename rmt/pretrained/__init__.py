@@ -54,7 +54,10 @@ def load(name: str) -> tuple[Any, Any]:
         InputError: no bundled model of that name.
     """
     if name not in names():
-        raise InputError(f"{name}: expected a folder or a bundled model ({', '.join(names())}), got neither")
+        raise InputError(
+            f"{name}: expected a folder or a bundled model ({', '.join(names())}), got neither; for models that see "
+            "images there is multimodal.pretrained.load"
+        )
     return load_folder(HERE / name)
 
 

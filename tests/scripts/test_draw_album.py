@@ -18,9 +18,9 @@ def test_a_sheet_and_an_album(script, tmp_path, capsys):
     assert len(list(album.glob("*.png"))) == 5
     assert "Part 0." in (album / "album.md").read_text()
     assert capsys.readouterr().out.count("5 pictures") == 2
-    assert draw_album.main(["--album", str(album), *few]) == 1  # not a second time into the same folder
+    assert draw_album.main(["--album", str(album), *few]) == 2  # not a second time into the same folder
     assert capsys.readouterr().err.startswith("draw_album: ")
-    assert draw_album.main(["--album", str(tmp_path / "x"), "--text", str(tmp_path / "none.txt"), *few]) == 1
+    assert draw_album.main(["--album", str(tmp_path / "x"), "--text", str(tmp_path / "none.txt"), *few]) == 2
     assert "none.txt" in capsys.readouterr().err
 
 

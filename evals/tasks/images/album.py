@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from evals.tasks.images.digits import DigitPicture, any_digit
-from evals.tasks.images.photographs import any_photograph, available
+from evals.tasks.images.photographs import any_photograph
 from evals.tasks.images.scenes import ScenePicture, any_scene
 from evals.tasks.images.world import ATTRIBUTES, NAMES, SENTENCES, UNFRAMED, UNKNOWN, Picture, asked, sentence, told
 
@@ -42,11 +42,13 @@ def paragraphs(text: str) -> Iterator[str]:
     return (" ".join(part.split()) for part in text.split("\n\n") if part.strip())
 
 
-def pictures(seed: int, framed: int, others: int, size: int = 32, which: str = "test") -> list[Picture]:
+def pictures(
+    seed: int, framed: int, others: int, size: int = 32, which: str = "test", photographs: bool = False
+) -> list[Picture]:
     """``framed`` digits in frames of different colours and ``others`` without a frame, in random order.
 
-    The others are digits, scenes, and photographs where scikit-image is installed. Raises ValueError for more frames
-    than there are colours, or no picture at all.
+    The others are digits, scenes, and where asked for ``photographs``. Raises ValueError for more frames than there are
+    colours, no picture at all, or photographs without scikit-image.
     """
     if not 0 <= framed <= len(NAMES):
         raise ValueError(f"framed: expected 0 to {len(NAMES)}, one for each colour, got {framed}; take fewer")
@@ -55,7 +57,7 @@ def pictures(seed: int, framed: int, others: int, size: int = 32, which: str = "
     rng = np.random.default_rng(seed)
     drawn: list[Picture] = [any_digit(rng, which, int(frame), size) for frame in rng.permutation(len(NAMES))[:framed]]
     makers: list[Callable[[], Picture]] = [lambda: any_digit(rng, which, UNFRAMED, size), lambda: any_scene(rng, size)]
-    if available():
+    if photographs:
         makers.append(lambda: any_photograph(rng, size))
     drawn += [makers[number % len(makers)]() for number in range(others)]
     return [drawn[place] for place in rng.permutation(len(drawn))]
@@ -119,7 +121,7 @@ def write(
     return paths
 
 
-_FILES = {"album": "album.md", "answers": "answers.json", "questions": "questions.jsonl"}
+_FILES = {"album": "album.md", "answers": "answers.json", "questions": "questions.json"}
 
 
 def _of(picture: Picture) -> list[tuple[str, str]]:
