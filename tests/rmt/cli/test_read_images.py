@@ -116,7 +116,7 @@ def test_a_model_that_does_not_see(rmt, classifier, seeing, album, notes, tmp_pa
     out = tmp_path / "a.memory"
     common = ("-o", out, "--model", classifier, "--no-progress")
     for document in (album, notes, album / "3.jpg"):
-        assert one_line(rmt("read", document, *common), "does not see", "--model FOLDER", "--skip-images")
+        assert one_line(rmt("read", document, *common), "does not see", "--model llava-rmt", "--skip-images")
         assert not out.exists()
     assert rmt("read", notes, *common, "--skip-images").exit_code == 0
     assert Memory.load(out).meta.tokens_read > 20
