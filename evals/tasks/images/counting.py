@@ -6,15 +6,13 @@ Right is the exact number; by how much an answer is wrong is kept beside it (``e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evals.tasks.base import Source
-from evals.tasks.images.documents import ImageDocument, ImageSource, digit_kind, with_images
+from evals.tasks.images.documents import ImageDocument, ImageSource, digit_kind
 from evals.tasks.images.laid import Distractors, Plan, checked_ask
+from evals.tasks.images.numbered import ImageTask
 from evals.tasks.images.scoring import NUMBERS
 from evals.tasks.images.world import DIGITS, NAMES, UNFRAMED
 
@@ -31,7 +29,7 @@ def counted(attribute: str, value: int) -> str:
 
 
 @dataclass(frozen=True)
-class ImageCounting:
+class ImageCounting(ImageTask):
     """Digits of which some number, every one as likely, is of the asked kind.
 
     Attributes:
@@ -69,18 +67,6 @@ class ImageCounting:
     def chance(self) -> float:
         """One of the numbers from 0 to ``most``."""
         return 1 / (self.most + 1)
-
-    def settings(self) -> Mapping[str, Any]:
-        """The fields."""
-        return asdict(self)
-
-    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[ImageDocument]:
-        """``count`` documents from number ``first`` on.
-
-        Raises ValueError for a source without images, a background that is shorter, or a length without room.
-        """
-        seeing = with_images(source, self.name)
-        return (self._document(seeing, length, index) for index in range(first, first + count))
 
     def _document(self, source: ImageSource, length: int, index: int) -> ImageDocument:
         plan = Plan(self.name, self.settings(), source, length, index)

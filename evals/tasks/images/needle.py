@@ -6,18 +6,16 @@ Around it stand pictures without a frame and sentences about frames, colours and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from evals.tasks.base import Source
-from evals.tasks.images.documents import ImageDocument, ImageSource, shown, with_images
+from evals.tasks.images.documents import ImageDocument, ImageSource, shown
 from evals.tasks.images.laid import CHANCE, Distractors, Plan, checked_ask, choices_of, random_kind
+from evals.tasks.images.numbered import ImageTask
 from evals.tasks.images.world import NAMES, UNKNOWN, asked, told
 
 
 @dataclass(frozen=True)
-class ImageNeedle:
+class ImageNeedle(ImageTask):
     """One framed digit at a grid of depths.
 
     Attributes:
@@ -49,21 +47,9 @@ class ImageNeedle:
         asks = checked_ask(self.ask)
         return sum(CHANCE[attribute] for attribute in asks) / len(asks)
 
-    def settings(self) -> Mapping[str, Any]:
-        """The fields."""
-        return asdict(self)
-
     def depth(self, index: int) -> float:
         """Depth of the picture in the document of this number, in [0, 1]."""
         return index % self.depths / max(1, self.depths - 1)
-
-    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[ImageDocument]:
-        """``count`` documents from number ``first`` on; a multiple of ``depths`` fills the grid evenly.
-
-        Raises ValueError for a source without images, a background that is shorter, or a length without room.
-        """
-        seeing = with_images(source, self.name)
-        return (self._document(seeing, length, index) for index in range(first, first + count))
 
     def _document(self, source: ImageSource, length: int, index: int) -> ImageDocument:
         plan = Plan(self.name, self.settings(), source, length, index)

@@ -7,22 +7,20 @@ hold 2, 4 and 8 of them in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evals.tasks.base import Source
-from evals.tasks.images.documents import ImageDocument, ImageSource, shown, with_images
+from evals.tasks.images.documents import ImageDocument, ImageSource, shown
 from evals.tasks.images.laid import CHANCE, Distractors, Plan, checked_ask, choices_of, random_kind
+from evals.tasks.images.numbered import ImageTask
 from evals.tasks.images.world import ANIMALS, NAMES, UNFRAMED, UNKNOWN, asked, asked_of, told
 
 MOST = {"frame": len(NAMES), "text": len(ANIMALS)}
 
 
 @dataclass(frozen=True)
-class ImageTagged:
+class ImageTagged(ImageTask):
     """K tagged digits a document.
 
     Attributes:
@@ -70,18 +68,6 @@ class ImageTagged:
         """One of ten digits, or of eight colours; the mean of both where both are asked."""
         asks = checked_ask(self.ask)
         return sum(CHANCE[attribute] for attribute in asks) / len(asks)
-
-    def settings(self) -> Mapping[str, Any]:
-        """The fields."""
-        return asdict(self)
-
-    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[ImageDocument]:
-        """``count`` documents from number ``first`` on; document i has ``counts[i mod len(counts)]`` pictures.
-
-        Raises ValueError for a source without images, a background that is shorter, or a length without room.
-        """
-        seeing = with_images(source, self.name)
-        return (self._document(seeing, length, index) for index in range(first, first + count))
 
     def _document(self, source: ImageSource, length: int, index: int) -> ImageDocument:
         plan = Plan(self.name, self.settings(), source, length, index)

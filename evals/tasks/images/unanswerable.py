@@ -7,20 +7,18 @@ always says so, and one that never does, is right in at most half of the questio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from evals.tasks.base import Source
-from evals.tasks.images.documents import ImageDocument, ImageSource, shown, with_images
+from evals.tasks.images.documents import ImageDocument, ImageSource, shown
 from evals.tasks.images.laid import CHANCE, Distractors, Plan, checked_ask, choices_of, random_kind
+from evals.tasks.images.numbered import ImageTask
 from evals.tasks.images.world import NAMES, UNKNOWN, asked, told
 
 HOW = f'in one word, "{UNKNOWN}" if there was no such frame'
 
 
 @dataclass(frozen=True)
-class ImageUnanswerable:
+class ImageUnanswerable(ImageTask):
     """One question a document, of a frame that was there or of one that was not.
 
     Attributes:
@@ -52,18 +50,6 @@ class ImageUnanswerable:
         """The better of always saying "unknown" and of guessing what was seen."""
         asks = checked_ask(self.ask)
         return max(self.absent, (1 - self.absent) * sum(CHANCE[attribute] for attribute in asks) / len(asks))
-
-    def settings(self) -> Mapping[str, Any]:
-        """The fields."""
-        return asdict(self)
-
-    def documents(self, source: Source, length: int, count: int, first: int = 0) -> Iterator[ImageDocument]:
-        """``count`` documents from number ``first`` on.
-
-        Raises ValueError for a source without images, a background that is shorter, or a length without room.
-        """
-        seeing = with_images(source, self.name)
-        return (self._document(seeing, length, index) for index in range(first, first + count))
 
     def _document(self, source: ImageSource, length: int, index: int) -> ImageDocument:
         plan = Plan(self.name, self.settings(), source, length, index)
