@@ -108,7 +108,8 @@ def _folder(folder: Path, field: str) -> Iterator[str]:
     if not known:
         kinds = " ".join(sorted(_TEXT_KINDS | _JSON_LINES_KINDS | {".parquet", ".pdf"}))
         raise InputError(
-            f"{folder}: expected files of a known kind ({kinds}), got none; name one file or another folder"
+            f"{folder}: expected files of a known kind ({kinds}, or images for a model that sees), got none; name one "
+            "file or another folder"
         )
 
 
